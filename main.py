@@ -1,0 +1,63 @@
+"""Train a CIFAR ResNet.
+
+  python main.py --config=configs/resnet56.py
+  python main.py --config=configs/resnet56.py:paper --config.dataset=cifar100 --config.seed=3
+
+The fields of a config are in resnet_cifar/config.py.
+"""
+
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from resnet_cifar.config import Config, validate
+from resnet_cifar.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, and a recipe after a colon.")
+WORKDIR = flags.DEFINE_string("workdir", "", "Folder for the run's files; by default runs/<what runs>.")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what the run would be, and stop.")
+
+
+def main(argv: list[str]) -> None:
+    """Run what the flags say."""
+    logging.set_verbosity(logging.WARNING)  # The libraries' news is not the user's.
+    try:
+        if len(argv) > 1:
+            raise UserError(f"unexpected argument {argv[1]!r}: flags begin with --, as in --config.depth=20")
+        config = CONFIG.value
+        if not isinstance(config, Config):
+            raise UserError("get_config() of a config file must return a resnet_cifar.config.Config")
+        validate(config)
+        from resnet_cifar import train  # After the checks: it takes seconds to import.
+
+        if DRY_RUN.value:
+            train.dry_run(config)
+        else:
+            train.train_and_evaluate(config, WORKDIR.value or default_workdir(config))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def default_workdir(config: Config) -> str:
+    """Say what runs: runs/resnet56-cifar10-seed0, or runs/resnet56-cifar10-paper-seed0."""
+    recipe = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[2]
+    return "-".join(filter(None, [f"runs/resnet{config.depth}", config.dataset, recipe, f"seed{config.seed}"]))
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parse the command line; a mistake in it ends the program with one sentence."""
+    try:
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is None:
+            raise UserError("give a config: --config=configs/resnet56.py, or --config=configs/quickstart.py to try")
+        return rest
+    except (UserError, flags.Error, AttributeError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,23 @@
+"""CIFAR ResNets in JAX: the model, the jitted steps and the recipe's parts, for use in other projects."""
+
+from resnet_cifar.data import Images, augment, load_images, normalize
+from resnet_cifar.errors import UserError
+from resnet_cifar.models import ResNet, uniform_scale
+from resnet_cifar.optim import learning_rate_schedule, make_optimizer
+from resnet_cifar.steps import TrainState, create_train_state, eval_step, train_step
+
+__all__ = [
+    "Images",
+    "ResNet",
+    "TrainState",
+    "UserError",
+    "augment",
+    "create_train_state",
+    "eval_step",
+    "learning_rate_schedule",
+    "load_images",
+    "make_optimizer",
+    "normalize",
+    "train_step",
+    "uniform_scale",
+]

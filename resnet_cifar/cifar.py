@@ -1,0 +1,194 @@
+"""CIFAR-10 and CIFAR-100 through TFDS, without TensorFlow, and a cache that loads in a fraction of a second.
+
+TFDS downloads, verifies and stores the images; preparing them goes through a subclass of its builder that avoids the
+three places where TFDS would import TensorFlow.
+"""
+
+import hashlib
+import io
+import json
+import os
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from resnet_cifar.errors import UserError
+
+PIXELS = 32 * 32 * 3
+
+
+class Archive(NamedTuple):
+    """What TFDS downloads."""
+
+    file: str
+    sha256: str
+
+
+ARCHIVES = {
+    "cifar10": Archive("cifar-10-binary.tar.gz", "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
+    "cifar100": Archive("cifar-100-binary.tar.gz", "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"),
+}
+PROBE_SECONDS = 8
+
+
+def load(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return (uint8 [n, 32, 32, 3], uint8 [n]) of "train" or "test", preparing and caching it where that is new."""
+    try:
+        folder = prepared_folder(name, data_dir) or prepare(name, data_dir)
+        shards = sorted(folder.glob(f"{name}-{split}.*-of-*"))
+        source = hashlib.sha256(b"".join(shard.read_bytes() for shard in shards)).digest()
+        cache = folder / f"{split}.resnet_cifar_cache"
+        body = read_cache(cache, source)
+        if body is None:
+            body = read_prepared(folder, split)
+            write_cache(cache, source, body)
+    except OSError as error:
+        raise UserError(f"the data under {resolve(data_dir)} can't be read: {error}") from error
+    n = len(body) // (1 + PIXELS)
+    labels, pixels = np.frombuffer(body, np.uint8, n), np.frombuffer(body, np.uint8, offset=n)
+    return pixels.reshape(n, 32, 32, 3), labels
+
+
+def class_names(name: str, data_dir: str | None) -> list[str]:
+    """Return the names of the (fine) classes of a prepared data set, in the order of the labels."""
+    folder = prepared_folder(name, data_dir)
+    return (folder / "label.labels.txt").read_text().split() if folder else []
+
+
+def resolve(data_dir: str | None) -> Path:
+    """Return the folder of the TFDS data sets: the argument, else $TFDS_DATA_DIR, else TFDS's default."""
+    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(folder).expanduser().absolute()
+
+
+def prepared_folder(name: str, data_dir: str | None) -> Path | None:
+    """Return the folder of the newest prepared version of a data set, or None where there is none."""
+    infos = list((resolve(data_dir) / name).glob("[0-9]*.[0-9]*.[0-9]*/dataset_info.json"))
+    return max(infos, key=lambda info: [int(n) for n in info.parent.name.split(".")]).parent if infos else None
+
+
+def read_prepared(folder: Path, split: str) -> bytes:
+    """Return the labels, then the pixels, of a prepared split as bytes, in the order of the original archive."""
+    import tensorflow_datasets as tfds
+    from PIL import Image
+
+    file_format = json.loads((folder / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
+    if file_format != "array_record":
+        raise UserError(
+            f"{folder} was prepared as {file_format}, which needs TensorFlow to be read. Prepare a second copy as "
+            "array_record by naming another folder, --config.data_dir=~/tfds_array_record for instance; an archive "
+            "that is there already can be put under its downloads/manual"
+        )
+    try:
+        skip = {"image": tfds.decode.SkipDecoding()}
+        records = tfds.builder_from_directory(folder).as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
+        examples = sorted(records.__getitems__(range(len(records))), key=lambda example: example["id"])
+        pixels = [Image.open(io.BytesIO(e["image"]), formats=["PNG"]).tobytes() for e in examples]
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UserError(
+            f"the {split} split in {folder} is damaged ({error}): delete that folder and start again, "
+            "and it is prepared anew from the archive"
+        ) from error
+    return bytes(example["label"] for example in examples) + b"".join(pixels)
+
+
+# A cache holds: sha256 of the shards it was read from, sha256 of the rest, n labels, n images.
+def read_cache(cache: Path, source: bytes) -> memoryview | None:
+    """Return the body of a cache, or None if it is missing, damaged, or of other shards."""
+    if not cache.is_file():
+        return None
+    content = memoryview(cache.read_bytes())
+    body = content[64:]
+    return body if content[:64] == source + hashlib.sha256(body).digest() else None
+
+
+def write_cache(cache: Path, source: bytes, body: bytes) -> None:
+    """Write a cache in one atomic step; where the folder can't be written, leave it at that."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=cache.parent, prefix=cache.name, delete=False) as file:
+            file.write(source + hashlib.sha256(body).digest())
+            file.write(body)
+        os.replace(file.name, cache)
+    except OSError as error:
+        print(f"no cache beside the data, the next start will be some seconds slower: {error}", file=sys.stderr)
+
+
+def prepare(name: str, data_dir: str | None) -> Path:
+    """Let TFDS download, verify and store a data set as array_record; return its folder."""
+    import tensorflow_datasets as tfds
+
+    root = resolve(data_dir)
+    builder = make_builder(name, root)
+    check_reachable(name, root, builder._cifar_info.url)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    print(f"preparing {name} in {root}: once, and some 20 seconds after the download", file=sys.stderr)
+    try:
+        builder.download_and_prepare()
+    except tfds.download.DownloadError as error:
+        raise UserError(f"the download of {name} failed: {error}") from error
+    except (tarfile.TarError, KeyError, EOFError) as error:
+        raise UserError(f"the archive of {name} under {root}/downloads is not what it should be: {error}") from error
+    return Path(builder.data_dir)
+
+
+def make_builder(name: str, root: Path) -> Any:
+    """Return TFDS's own builder of a data set, with the steps that need TensorFlow replaced."""
+    import tensorflow_datasets as tfds
+    from PIL import Image
+    from tensorflow_datasets.image_classification import cifar
+
+    base: Any = {"cifar10": cifar.Cifar10, "cifar100": cifar.Cifar100}[name]
+
+    class Builder(base, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
+        def _split_generators(self, dl_manager):
+            info = self._cifar_info
+            with tarfile.open(dl_manager.download(info.url)) as archive:
+                files = {m.name: file.read() for m in archive if (file := archive.extractfile(m))}
+            for key, file in zip(info.label_keys, info.label_files, strict=True):
+                self.info.features[key].names = files[info.prefix + file].decode().split()
+            splits = {"train": info.train_files, "test": info.test_files}
+            return {
+                split: self._examples(split, b"".join(files[info.prefix + file] for file in names))
+                for split, names in splits.items()
+            }
+
+        def _examples(self, split, data):
+            keys = self._cifar_info.label_keys
+            rows = np.frombuffer(data, np.uint8).reshape(-1, len(keys) + PIXELS)
+            for index, row in enumerate(rows):
+                labels = dict(zip(keys, row[: len(keys)].tolist(), strict=True))
+                pixels = row[len(keys) :].reshape(3, 32, 32).transpose(1, 2, 0)
+                image = Image.fromarray(np.ascontiguousarray(pixels))
+                yield index, {"id": f"{split}_{index:05d}", "image": image, **labels}
+
+    Builder.name = name
+    return Builder(data_dir=root, file_format=tfds.core.FileFormat.ARRAY_RECORD)
+
+
+def check_reachable(name: str, root: Path, url: str) -> None:
+    """Raise a UserError that says what to do if the archive is neither on the disk nor reachable.
+
+    TFDS would retry in silence for minutes.
+    """
+    downloads, file = root / "downloads", ARCHIVES[name].file
+    stem, manual = file.removesuffix(".tar.gz"), downloads / "manual" / file
+    if manual.is_file():
+        return
+    if any(downloads.glob(f"*{stem}*.INFO")) or any(downloads.glob(f"{name}/*{stem}*.INFO")):
+        return
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise UserError(
+            f"{name} is not prepared in {root / name}, its archive is not in {downloads}, and {url} can't be reached "
+            f"({error}). Fetch that file elsewhere (sha256 {ARCHIVES[name].sha256}) and put it at {manual}, or name the "
+            "folder that holds your TFDS data with --config.data_dir or TFDS_DATA_DIR. "
+            "configs/quickstart.py needs no data"
+        ) from error

@@ -1,0 +1,126 @@
+"""Images in, and everything done to them: order, augmentation, normalization, as pure functions of (seed, step)."""
+
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from resnet_cifar.errors import UserError
+
+AnyArray = jax.Array | np.ndarray
+RGB = tuple[float, float, float]
+
+
+class Dataset(NamedTuple):
+    """What a data set's name stands for: classes, and mean and standard deviation of its train pixels in [0, 1]."""
+
+    num_classes: int
+    mean: RGB
+    std: RGB
+
+
+DATASETS = {  # The CIFAR statistics are computed over the 50,000 train images.
+    "cifar10": Dataset(10, (0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)),
+    "cifar100": Dataset(100, (0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615)),
+    "synthetic": Dataset(10, (0.481, 0.481, 0.481), (0.257, 0.257, 0.257)),
+    "synthetic100": Dataset(100, (0.481, 0.481, 0.481), (0.257, 0.257, 0.257)),
+}
+
+
+class Images(NamedTuple):
+    """A split: uint8 pixels and their labels, in numpy or on a device."""
+
+    images: UInt8[AnyArray, "n 32 32 3"]
+    labels: Int[AnyArray, " n"]
+
+
+def load_images(dataset: str, split: str, data_dir: str | None = None, *, seed: int = 0) -> Images:
+    """Load one split of a data set into memory.
+
+    Args:
+      dataset: a key of `DATASETS`.
+      split: a TFDS string: "train", "test", "train[:45000]", "train[90%:]". Images come in the order of the original
+        archive, and slices count in it, whatever order TFDS stored them in.
+      data_dir: folder of the TFDS data sets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      seed: of the synthetic images; CIFAR has none.
+
+    Raises:
+      UserError: the data set is not there and can't be fetched, or is damaged, or the split makes no sense.
+    """
+    name, start, stop = parse_split(split)
+    if dataset.startswith("synthetic"):
+        from resnet_cifar import synthetic
+
+        images, labels = synthetic.make_images(DATASETS[dataset].num_classes, name, seed)
+    else:
+        from resnet_cifar import cifar
+
+        images, labels = cifar.load(dataset, name, data_dir)
+    chosen = slice(_position(start, len(labels)), _position(stop, len(labels)))
+    if not len(labels[chosen]):
+        raise UserError(f"the split {split!r} holds no images: {dataset} has {len(labels):,} in {name!r}")
+    return Images(images[chosen], labels[chosen].astype(np.int32))
+
+
+def whereabouts(dataset: str, data_dir: str | None = None, *, seed: int = 0) -> str:
+    """Say where the images of a data set come from."""
+    if dataset.startswith("synthetic"):
+        return f"made on the spot from seed {seed}"
+    from resnet_cifar import cifar
+
+    return f"from {cifar.prepared_folder(dataset, data_dir)}"
+
+
+def class_names(dataset: str, data_dir: str | None = None) -> list[str]:
+    """Return the names of a data set's classes in the order of the labels."""
+    if dataset.startswith("synthetic"):
+        from resnet_cifar import synthetic
+
+        return synthetic.class_names(DATASETS[dataset].num_classes)
+    from resnet_cifar import cifar
+
+    return cifar.class_names(dataset, data_dir)
+
+
+def parse_split(split: str) -> tuple[str, str | None, str | None]:
+    """Take "train[:45000]" apart into its name, start and stop; UserError if it is no such string."""
+    match = re.fullmatch(r"(train|test)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
+    if not match:
+        raise UserError(f'the split {split!r} is unknown: use "train", "test", or a slice like "train[:45000]"')
+    return match[1], match[2], match[3]
+
+
+def _position(bound: str | None, n: int) -> int | None:
+    if bound is None:
+        return None
+    return round(int(bound[:-1]) * n / 100) if bound.endswith("%") else int(bound)
+
+
+def epoch_order(key: Key[Array, ""], epoch: int, n: int) -> Int[Array, " n"]:
+    """Return the order in which an epoch visits n images: a permutation that depends on (key, epoch) alone."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), n)
+
+
+def augment(key: Key[Array, ""], images: UInt8[Array, "b h w c"], *, pad: int = 4) -> UInt8[Array, "b h w c"]:
+    """Crop each image at random out of itself with `pad` black pixels around, and mirror every second one or so."""
+    b, h, w, _ = images.shape
+    crop_key, flip_key = jax.random.split(key)
+    top, left = jax.random.randint(crop_key, (2, b, 1), 0, 2 * pad + 1)
+    flip = jax.random.bernoulli(flip_key, shape=(b, 1))
+
+    columns = jnp.arange(w)
+    rows, columns = top + jnp.arange(h), left + jnp.where(flip, columns[::-1], columns)
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    return padded[jnp.arange(b)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def normalize(
+    images: UInt8[Array, "b h w c"], mean: RGB, std: RGB, dtype: DTypeLike = jnp.float32
+) -> Float[Array, "b h w c"]:
+    """Scale pixels of 0..255 to [0, 1], subtract the mean and divide by the standard deviation (both of that scale)."""
+    mean_, std_ = np.array([[[mean]]], np.float32), np.array([[[std]]], np.float32)  # [1, 1, 1, c].
+    return (images.astype(jnp.float32) * (1 / (255 * std_)) - mean_ / std_).astype(dtype)

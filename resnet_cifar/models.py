@@ -1,0 +1,116 @@
+"""The CIFAR ResNet family of He et al. 2015 (arXiv:1512.03385, section 4.2) as flax.linen modules."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+# He et al. 2015 (arXiv:1502.01852): a plain normal of variance 2 / fan_in. `nn.initializers.he_normal` truncates.
+he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+
+def uniform_scale(key, shape, dtype=jnp.float32) -> Array:
+    """Draw a BatchNorm scale from U[0, 1), as the card's 93.1 % run did (Composer's `bn_uniform`)."""
+    return nn.initializers.uniform(1.0)(key, shape, dtype)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; where the shape changes, the shortcut is of kind A or B.
+
+    A: every second pixel, and zeros for the new channels (no parameters; the paper's CIFAR nets).
+    B: a strided 1x1 convolution and BatchNorm.
+    """
+
+    filters: int
+    stride: int = 1
+    shortcut: str = "A"
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 c2"]:
+        # Padding is explicit: at stride 2, flax's "SAME" pads (0, 1) where the reference nets pad (1, 1).
+        conv = partial(nn.Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
+        norm = partial(batch_norm, train=train, scale_init=self.scale_init, dtype=self.dtype)
+
+        y = conv(self.filters, (3, 3), strides=self.stride, padding=1, name="conv1")(x)
+        y = nn.relu(norm(name="bn1")(y))
+        y = conv(self.filters, (3, 3), padding=1, name="conv2")(y)
+        y = norm(name="bn2")(y)
+
+        if x.shape[-1] != self.filters:
+            if self.shortcut == "A":
+                x = pad_channels(x[:, :: self.stride, :: self.stride], self.filters)
+            else:
+                x = conv(self.filters, (1, 1), strides=self.stride, padding=0, name="shortcut_conv")(x)
+                x = norm(name="shortcut_bn")(x)
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """A ResNet for 32x32 images: a stem, three stages of n blocks with 1, 2 and 4 times `width` filters, a linear head.
+
+    Attributes:
+      depth: 6n + 2 layers with n >= 1: 8, 14, 20, 32, 44, 56, 110, 1202, ...
+      num_classes: length of the logits.
+      width: filters of the stem and of the first stage; 16 in the paper.
+      shortcut: "A" (no parameters, the paper's) or "B" (1x1 convolution and BatchNorm).
+      scale_init: initializer of the BatchNorm scales, `nn.initializers.ones` or `uniform_scale`.
+      dtype: of activations. Parameters, batch statistics and logits are float32.
+    """
+
+    depth: int
+    num_classes: int = 10
+    width: int = 16
+    shortcut: str = "A"
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self):
+        if problem := depth_problem(self.depth):
+            raise ValueError(problem)
+        if self.shortcut not in ("A", "B"):
+            raise ValueError(f'shortcut={self.shortcut!r} is unknown: use "A" or "B"')
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b 32 32 3"], *, train: bool) -> Float[Array, "b classes"]:
+        """Return the logits (float32) of normalized images; with `train`, update the `batch_stats` collection."""
+        x = nn.Conv(
+            self.width, (3, 3), padding=1, use_bias=False, kernel_init=he_normal, dtype=self.dtype, name="stem_conv"
+        )(images)
+        x = nn.relu(batch_norm(train=train, scale_init=self.scale_init, dtype=self.dtype, name="stem_bn")(x))
+        for stage in range(3):
+            for block in range((self.depth - 2) // 6):
+                x = ResidualBlock(
+                    filters=self.width * 2**stage,
+                    stride=2 if stage > 0 and block == 0 else 1,
+                    shortcut=self.shortcut,
+                    scale_init=self.scale_init,
+                    dtype=self.dtype,
+                    name=f"stage{stage + 1}_block{block + 1}",
+                )(x, train=train)
+        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        return nn.Dense(self.num_classes, kernel_init=he_normal, name="head")(x)
+
+
+def depth_problem(depth: int) -> str:
+    """Say in one sentence what is wrong with a depth, naming the nearest legal ones; empty if nothing is."""
+    if depth >= 8 and depth % 6 == 2:
+        return ""
+    below = max(8, depth - (depth - 2) % 6)
+    nearest = "8" if depth < 8 else f"{below} and {below + 6}"
+    return f"depth={depth} is not 6n + 2 (8, 14, 20, ...): the nearest legal depth is {nearest}"
+
+
+def batch_norm(*, train: bool, **kwargs) -> nn.BatchNorm:
+    """Build a BatchNorm with the reference nets' constants (flax's own momentum would be 0.99)."""
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, **kwargs)
+
+
+def pad_channels(x: Float[Array, "b h w c"], channels: int) -> Float[Array, "b h w c2"]:
+    """Add zero channels, half of them before and half after the existing ones."""
+    extra = channels - x.shape[-1]
+    return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (extra // 2, extra - extra // 2)))

@@ -1,0 +1,186 @@
+"""What a config stands for: the plan in steps, the images on the devices, the compiled steps."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from resnet_cifar.config import Config
+from resnet_cifar.data import DATASETS, Images, epoch_order, load_images, normalize
+from resnet_cifar.epochs import eval_indices, eval_steps, train_steps
+from resnet_cifar.errors import UserError
+from resnet_cifar.models import ResNet, uniform_scale
+from resnet_cifar.optim import learning_rate_schedule, make_optimizer
+from resnet_cifar.steps import TrainState, create_train_state
+
+
+class Plan(NamedTuple):
+    """A recipe in steps."""
+
+    steps_per_epoch: int
+    num_steps: int
+    warmup_steps: int
+    decay_steps: tuple[int, ...]
+
+
+def make_plan(config: Config, num_images: int) -> Plan:
+    """Turn the epochs of a config into steps; the last partial batch of an epoch is dropped."""
+    if config.batch_size > num_images:
+        raise UserError(f"config.batch_size={config.batch_size} is larger than the {num_images:,} training images")
+    steps_per_epoch = num_images // config.batch_size
+    epochs = (config.num_epochs, config.warmup_epochs, *config.decay_epochs)
+    num_steps, warmup_steps, *decay_steps = (round(epoch * steps_per_epoch) for epoch in epochs)
+    if num_steps == 0:
+        raise UserError(f"config.num_epochs={config.num_epochs} is less than one of {steps_per_epoch} steps an epoch")
+    return Plan(steps_per_epoch, num_steps, warmup_steps, tuple(decay_steps))
+
+
+class Run:
+    """One run, ready to start.
+
+    Attributes:
+      config: what it was built from.
+      plan: the recipe in steps.
+      images: the splits, "train", "test" and perhaps "validation", a copy on every device.
+      watched: the split scored while training.
+      model: the network.
+      schedule: learning rate by step.
+      compile_seconds: time spent compiling so far.
+    """
+
+    def __init__(self, config: Config):
+        """Load the data and build everything but the compiled steps; UserError if the config does not fit it."""
+        self.config = config
+        dataset = DATASETS[config.dataset]
+        images = load_splits(config)
+        self.plan = make_plan(config, len(images["train"].labels))
+        self.watched = "validation" if "validation" in images else "test"
+
+        devices = jax.devices()
+        if config.batch_size % len(devices):
+            raise UserError(f"config.batch_size={config.batch_size} must be a multiple of the {len(devices)} devices")
+        mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+        self._replicated = NamedSharding(mesh, PartitionSpec())
+        self._split_batch = NamedSharding(mesh, PartitionSpec(None, "data"))
+        self.images = {split: jax.device_put(data, self._replicated) for split, data in images.items()}
+
+        on_cpu = devices[0].platform == "cpu"
+        self.steps_per_dispatch = 1 if on_cpu else self.plan.steps_per_epoch
+        self.dtype = jnp.dtype({"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype))
+        self._preprocess = partial(normalize, mean=dataset.mean, std=dataset.std, dtype=self.dtype)
+        self.model = ResNet(
+            config.depth,
+            num_classes=dataset.num_classes,
+            width=config.width,
+            shortcut=config.shortcut,
+            scale_init={"uniform": uniform_scale, "ones": jax.nn.initializers.ones}[config.bn_scale_init],
+            dtype=self.dtype,
+        )
+        self.schedule = learning_rate_schedule(
+            config.learning_rate,
+            warmup_steps=self.plan.warmup_steps,
+            decay_steps=self.plan.decay_steps,
+            decay_factor=config.decay_factor,
+            warmup=config.warmup,
+        )
+        keys = jax.device_put(jax.random.split(jax.random.key(config.seed), 3), self._replicated)
+        self._init_key, self._order_key, self._augment_key = keys
+        self._executables = {}
+        self.compile_seconds = 0.0
+
+    def init_state(self) -> TrainState:
+        """Draw the parameters: the state at step 0, a copy on every device."""
+        config = self.config
+        tx = make_optimizer(self.schedule, momentum=config.momentum, weight_decay=config.weight_decay)
+        return jax.device_put(create_train_state(self._init_key, self.model, tx), self._replicated)
+
+    def train_epoch(
+        self, state: TrainState, epoch: int, steps: int, advance: Callable[[int], None]
+    ) -> tuple[TrainState, dict[str, float]]:
+        """Make the first `steps` steps of an epoch.
+
+        Args:
+          state: at the beginning of the epoch; donated.
+          epoch: its number, from 0.
+          steps: `plan.steps_per_epoch`, or fewer in a last epoch cut short.
+          advance: called with the number of steps that have been finished since the last call.
+
+        Returns:
+          The state after them, and a row of metrics.
+        """
+        data, size = self.images["train"], self.config.batch_size
+        start, compiled = time.perf_counter(), self.compile_seconds
+        order = np.asarray(epoch_order(self._order_key, epoch, len(data.labels)))
+        sums = []
+        for rows in cut(order[: steps * size].reshape(steps, size), self.steps_per_dispatch):
+            state, metrics = self.executable("train", state, rows)(state, data, self._place(rows), self._augment_key)
+            if sums:  # One dispatch is always waiting while another is under way, and never more.
+                advance(len(jax.block_until_ready(sums[-1])["count"]))
+            sums.append(metrics)
+        row = mean_metrics(sums)
+        advance(len(sums[-1]["count"]))
+        seconds = time.perf_counter() - start - (self.compile_seconds - compiled)
+        row["learning_rate"] = np.asarray(self.schedule(epoch * self.plan.steps_per_epoch + steps - 1)).item()
+        return state, row | {"train_seconds": seconds, "images_per_second": steps * size / seconds}
+
+    def evaluate(self, state: TrainState, split: str) -> dict[str, float]:
+        """Score every image of a split exactly once; returns a row of metrics."""
+        data = self.images[split]
+        start, compiled = time.perf_counter(), self.compile_seconds
+        indices = eval_indices(len(data.labels), self.config.batch_size)
+        sums = [
+            self.executable(split, state, rows)(state, data, self._place(rows))
+            for rows in cut(indices, 1 if self.steps_per_dispatch == 1 else len(indices))
+        ]
+        row = mean_metrics(sums, expected=len(data.labels))
+        return row | {"eval_seconds": time.perf_counter() - start - (self.compile_seconds - compiled)}
+
+    def executable(self, split: str, state: TrainState, rows: np.ndarray) -> jax.stages.Compiled:
+        """Return the compiled steps over one dispatch's rows of a split: training steps, or else scoring steps."""
+        signature = (split, rows.shape)
+        if signature not in self._executables:
+            start = time.perf_counter()
+            training = split == "train"
+            arguments = (state, self.images[split], self._place(rows)) + ((self._augment_key,) if training else ())
+            jitted = jax.jit(
+                partial(train_steps if training else eval_steps, preprocess=self._preprocess),
+                donate_argnums=0 if training else (),
+                out_shardings=self._replicated,
+            )
+            self._executables[signature] = jitted.lower(*arguments).compile()
+            self.compile_seconds += time.perf_counter() - start
+        return self._executables[signature]
+
+    def _place(self, rows: np.ndarray) -> jax.Array:
+        """Put indices on the devices, each batch split among them."""
+        return jax.device_put(rows, self._split_batch)
+
+
+def load_splits(config: Config) -> dict[str, Images]:
+    """Load the splits that a config names into host memory."""
+    splits = {"train": config.train_split, "validation": config.validation_split, "test": "test"}
+    return {
+        name: load_images(config.dataset, split, config.data_dir, seed=config.seed)
+        for name, split in splits.items()
+        if split
+    }
+
+
+def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    """Cut an array into pieces of `size` rows; the last may be shorter."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def mean_metrics(sums: list[dict[str, Any]], expected: int | None = None) -> dict[str, float]:
+    """Wait for the sums of all dispatches, add them up and divide them by the number of images."""
+    sums = jax.device_get(sums)
+    total = {name: float(sum(np.sum(part[name], dtype=np.float64) for part in sums)) for name in sums[0]}
+    count = total["count"]
+    assert expected is None or count == expected, f"{count:g} images were scored instead of {expected}"
+    names = {"loss": "loss_sum", "accuracy": "correct", "top5_accuracy": "correct_top5"}
+    return {name: total[key] / count for name, key in names.items() if key in total}
