@@ -63,8 +63,10 @@ def class_names(name: str, data_dir: str | None) -> list[str]:
 
 def resolve(data_dir: str | None) -> Path:
     """Return the folder of the TFDS data sets: the argument, else $TFDS_DATA_DIR, else TFDS's default."""
-    folder = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(folder).expanduser().absolute()
+    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"data_dir={str(folder)!r} can't be read: it is not a folder")
+    return folder
 
 
 def prepared_folder(name: str, data_dir: str | None) -> Path | None:
@@ -122,6 +124,7 @@ def write_cache(cache: Path, source: bytes, body: bytes) -> None:
 def prepare(name: str, data_dir: str | None) -> Path:
     """Let TFDS download, verify and store a data set as array_record; return its folder."""
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
     root = resolve(data_dir)
     builder = make_builder(name, root)
@@ -133,8 +136,12 @@ def prepare(name: str, data_dir: str | None) -> Path:
         builder.download_and_prepare()
     except tfds.download.DownloadError as error:
         raise UserError(f"the download of {name} failed: {error}") from error
-    except (tarfile.TarError, KeyError, EOFError) as error:
-        raise UserError(f"the archive of {name} under {root}/downloads is not what it should be: {error}") from error
+    except NonMatchingChecksumError as error:
+        raise UserError(
+            f"the archive of {name} under {root / 'downloads'} is not the original one: delete it or replace it. "
+            + "TFDS says: "
+            + " ".join(str(error).split("To debug")[0].split())
+        ) from error
     return Path(builder.data_dir)
 
 
@@ -188,7 +195,7 @@ def check_reachable(name: str, root: Path, url: str) -> None:
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise UserError(
             f"{name} is not prepared in {root / name}, its archive is not in {downloads}, and {url} can't be reached "
-            f"({error}). Fetch that file elsewhere (sha256 {ARCHIVES[name].sha256}) and put it at {manual}, or name the "
-            "folder that holds your TFDS data with --config.data_dir or TFDS_DATA_DIR. "
+            f"({error}). Fetch that file elsewhere (sha256 {ARCHIVES[name].sha256}) and put it at {manual}, or name "
+            "the folder that holds your TFDS data with --config.data_dir or TFDS_DATA_DIR. "
             "configs/quickstart.py needs no data"
         ) from error

@@ -105,22 +105,22 @@ def epoch_order(key: Key[Array, ""], epoch: int, n: int) -> Int[Array, " n"]:
     return jax.random.permutation(jax.random.fold_in(key, epoch), n)
 
 
-def augment(key: Key[Array, ""], images: UInt8[Array, "b h w c"], *, pad: int = 4) -> UInt8[Array, "b h w c"]:
+def augment(key: Key[Array, ""], images: UInt8[AnyArray, "b h w c"], *, pad: int = 4) -> UInt8[Array, "b h w c"]:
     """Crop each image at random out of itself with `pad` black pixels around, and mirror every second one or so."""
     b, h, w, _ = images.shape
     crop_key, flip_key = jax.random.split(key)
     top, left = jax.random.randint(crop_key, (2, b, 1), 0, 2 * pad + 1)
     flip = jax.random.bernoulli(flip_key, shape=(b, 1))
 
-    columns = jnp.arange(w)
-    rows, columns = top + jnp.arange(h), left + jnp.where(flip, columns[::-1], columns)
-    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    across = jnp.arange(w)[None]
+    rows, columns = top + jnp.arange(h)[None], left + jnp.where(flip, across[:, ::-1], across)
+    padded = jnp.pad(jnp.asarray(images), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     return padded[jnp.arange(b)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def normalize(
-    images: UInt8[Array, "b h w c"], mean: RGB, std: RGB, dtype: DTypeLike = jnp.float32
+    images: UInt8[AnyArray, "b h w c"], mean: RGB, std: RGB, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "b h w c"]:
     """Scale pixels of 0..255 to [0, 1], subtract the mean and divide by the standard deviation (both of that scale)."""
     mean_, std_ = np.array([[[mean]]], np.float32), np.array([[[std]]], np.float32)  # [1, 1, 1, c].
-    return (images.astype(jnp.float32) * (1 / (255 * std_)) - mean_ / std_).astype(dtype)
+    return (jnp.asarray(images, jnp.float32) * (1 / (255 * std_)) - mean_ / std_).astype(dtype)

@@ -11,33 +11,36 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from resnet_cifar.data import Images, augment
-from resnet_cifar.steps import Metrics, TrainState, eval_step, train_step
+from resnet_cifar.data import AnyArray, Images, augment
+from resnet_cifar.steps import TrainState, eval_step, train_step
 
-Preprocess = Callable[[UInt8[Array, "b h w c"]], Float[Array, "b h w c"]]
+StepMetrics = dict[str, Float[Array, " steps"]]
+Preprocess = Callable[[UInt8[AnyArray, "b h w c"]], Float[Array, "b h w c"]]
 
 
 def train_steps(
     state: TrainState, data: Images, indices: Int[Array, "steps b"], key: Key[Array, ""], *, preprocess: Preprocess
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, StepMetrics]:
     """Make one training step for each row of indices; returns each metric of `train_step` as [steps].
 
     The augmentation of a step depends on (key, state.step) alone.
     """
 
     def step(state, rows):
-        images = augment(jax.random.fold_in(key, state.step), jnp.asarray(data.images)[rows])
+        images = augment(jax.random.fold_in(key, state.step), data.images[rows])
         return train_step(state, {"image": preprocess(images), "label": data.labels[rows]})
 
     return scan(step, state, indices)
 
 
-def eval_steps(state: TrainState, data: Images, indices: Int[Array, "steps b"], *, preprocess: Preprocess) -> Metrics:
+def eval_steps(
+    state: TrainState, data: Images, indices: Int[Array, "steps b"], *, preprocess: Preprocess
+) -> StepMetrics:
     """Score one batch for each row of indices; returns each metric of `eval_step` as [steps]. Index -1 is padding."""
 
     def step(state, rows):
         labels = jnp.where(rows >= 0, data.labels[rows], -1)
-        return state, eval_step(state, {"image": preprocess(jnp.asarray(data.images)[rows]), "label": labels})
+        return state, eval_step(state, {"image": preprocess(data.images[rows]), "label": labels})
 
     return scan(step, state, indices)[1]
 

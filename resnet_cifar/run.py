@@ -133,8 +133,8 @@ class Run:
         data = self.images[split]
         start, compiled = time.perf_counter(), self.compile_seconds
         indices = eval_indices(len(data.labels), self.config.batch_size)
-        sums = [
-            self.executable(split, state, rows)(state, data, self._place(rows))
+        sums = [  # One after the other: XLA's CPU devices deadlock over independent programs with collectives.
+            jax.block_until_ready(self.executable(split, state, rows)(state, data, self._place(rows)))
             for rows in cut(indices, 1 if self.steps_per_dispatch == 1 else len(indices))
         ]
         row = mean_metrics(sums, expected=len(data.labels))

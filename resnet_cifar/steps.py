@@ -27,7 +27,7 @@ class Batch(TypedDict):
 class TrainState(struct.PyTreeNode):
     """Everything that training changes, and the three functions that change it."""
 
-    step: Int[Array, ""]
+    step: Any  # int32 []: the updates made so far. JAX also fills such trees with placeholders.
     params: PyTree
     batch_stats: PyTree
     opt_state: optax.OptState

@@ -1,0 +1,240 @@
+"""CIFAR through TFDS without TensorFlow: preparing, reading, the cache, and what can be wrong with each."""
+
+import hashlib
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnet_cifar import cifar
+from resnet_cifar.data import DATASETS, class_names, load_images
+from resnet_cifar.errors import UserError
+
+PER_FILE = 30
+NAMES = {"cifar10": [f"kind{i}" for i in range(10)], "cifar100": [f"sort{i}" for i in range(100)]}
+
+
+def records(name, seed):
+    """Return (labels, pixels, bytes) of a file in the archive's binary format."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, len(NAMES[name]), PER_FILE, dtype=np.uint8)
+    pixels = rng.integers(0, 256, (PER_FILE, 3, 32, 32), dtype=np.uint8)
+    columns = [labels[:, None], pixels.reshape(PER_FILE, -1)]
+    if name == "cifar100":
+        columns.insert(0, labels[:, None] // 5)
+    return labels, pixels.transpose(0, 2, 3, 1), np.concatenate(columns, axis=1).tobytes()
+
+
+def make_archive(name, folder):
+    """Write a small archive like the original one; returns the (labels, pixels) of train."""
+    if name == "cifar10":
+        prefix, train, test = "cifar-10-batches-bin/", [f"data_batch_{i}.bin" for i in range(1, 6)], "test_batch.bin"
+        texts = {"batches.meta.txt": NAMES[name]}
+    else:
+        prefix, train, test = "cifar-100-binary/", ["train.bin"], "test.bin"
+        texts = {"fine_label_names.txt": NAMES[name], "coarse_label_names.txt": [f"group{i}" for i in range(20)]}
+    parts = {file: records(name, seed) for seed, file in enumerate([*train, test])}
+    files = {file: part[2] for file, part in parts.items()} | {f: "\n".join(t).encode() for f, t in texts.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(folder / cifar.ARCHIVES[name].file, "w:gz") as archive:
+        for file, content in files.items():
+            info = tarfile.TarInfo(prefix + file)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return tuple(np.concatenate([parts[file][i] for file in train]) for i in (0, 1))
+
+
+@pytest.fixture
+def manual(tmp_path, monkeypatch):
+    """Return a function that puts a small archive where a user would put the original, with TFDS expecting it."""
+    from tensorflow_datasets.core.download import checksums
+    from tensorflow_datasets.image_classification import cifar as tfds_cifar
+
+    def put(name):
+        expected = make_archive(name, tmp_path / "downloads" / "manual")
+        path = tmp_path / "downloads" / "manual" / cifar.ARCHIVES[name].file
+        base = {"cifar10": tfds_cifar.Cifar10, "cifar100": tfds_cifar.Cifar100}[name]
+        url = next(iter(base.url_infos))
+        known = checksums.UrlInfo(
+            size=path.stat().st_size, checksum=hashlib.sha256(path.read_bytes()).hexdigest(), filename=path.name
+        )
+        monkeypatch.setattr(checksums, "get_all_url_infos", lambda: {url: known})
+        return expected
+
+    return put
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_an_archive_put_by_hand_is_prepared_and_read_in_its_own_order(name, manual, tmp_path):
+    labels, pixels = manual(name)
+    data = load_images(name, "train", str(tmp_path))
+    np.testing.assert_array_equal(data.labels, labels)
+    np.testing.assert_array_equal(data.images, pixels)
+    part = load_images(name, "train[:7]", str(tmp_path))
+    np.testing.assert_array_equal(part.images, pixels[:7])
+    assert len(load_images(name, "test", str(tmp_path)).labels) == PER_FILE
+    assert class_names(name, str(tmp_path)) == NAMES[name]
+
+
+def test_a_stock_tfds_reads_what_was_prepared(manual, tmp_path):
+    import tensorflow_datasets as tfds
+
+    labels, _ = manual("cifar10")
+    cifar.prepare("cifar10", str(tmp_path))
+    source = tfds.data_source("cifar10", split="train", data_dir=tmp_path, download=False)
+    got = {example["id"]: example["label"] for example in source}
+    assert [got[f"train_{i:05d}".encode()] for i in range(len(labels))] == labels.tolist()
+
+
+def test_tensorflow_is_never_imported(manual, tmp_path):
+    manual("cifar10")
+    load_images("cifar10", "train", str(tmp_path))
+    assert "tensorflow" not in sys.modules
+
+
+def test_the_environment_names_the_folder(manual, tmp_path, monkeypatch):
+    labels, _ = manual("cifar10")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert len(load_images("cifar10", "train").labels) == len(labels)
+
+
+@pytest.fixture
+def prepared(manual, tmp_path):
+    """Return the folder of a prepared and cached CIFAR-10, and the pixels of its train split."""
+    _, pixels = manual("cifar10")
+    load_images("cifar10", "train", str(tmp_path))
+    folder = cifar.prepared_folder("cifar10", str(tmp_path))
+    assert folder
+    return folder, pixels
+
+
+def test_the_second_load_reads_the_cache(prepared, tmp_path, monkeypatch):
+    _, pixels = prepared
+    monkeypatch.setattr(cifar, "read_prepared", None)  # Calling it would raise.
+    np.testing.assert_array_equal(load_images("cifar10", "train", str(tmp_path)).images, pixels)
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:], lambda b: b""])
+def test_a_damaged_cache_is_rebuilt(prepared, tmp_path, damage):
+    folder, pixels = prepared
+    cache = folder / "train.resnet_cifar_cache"
+    whole = cache.read_bytes()
+    cache.write_bytes(damage(whole))
+    np.testing.assert_array_equal(load_images("cifar10", "train", str(tmp_path)).images, pixels)
+    assert cache.read_bytes() == whole
+
+
+def test_a_cache_of_other_shards_is_rebuilt(prepared, tmp_path):
+    folder, _ = prepared
+    (cache := folder / "train.resnet_cifar_cache").write_bytes(b"\0" * 32 + cache.read_bytes()[32:])
+    before = cache.read_bytes()
+    load_images("cifar10", "train", str(tmp_path))
+    assert cache.read_bytes() != before
+
+
+def test_a_damaged_shard_is_named(prepared, tmp_path):
+    folder, _ = prepared
+    (shard,) = folder.glob("cifar10-train.array_record*")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=rf"train split in {folder} is damaged .*: delete that folder"):
+        load_images("cifar10", "train", str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_written_goes_without_a_cache(prepared, tmp_path, monkeypatch, capsys):
+    folder, pixels = prepared
+    (folder / "train.resnet_cifar_cache").unlink()
+
+    def refuse(**_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(cifar.tempfile, "NamedTemporaryFile", refuse)
+    np.testing.assert_array_equal(load_images("cifar10", "train", str(tmp_path)).images, pixels)
+    assert "no cache beside the data" in capsys.readouterr().err
+
+
+def test_a_tfrecord_copy_gets_a_sentence(prepared, tmp_path):
+    folder, _ = prepared
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
+    for cache in folder.glob("*_cache"):
+        cache.unlink()
+    with pytest.raises(UserError, match=r"was prepared as tfrecord, which needs TensorFlow .* --config.data_dir="):
+        load_images("cifar10", "train", str(tmp_path))
+
+
+def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
+    def no_network(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    start = time.monotonic()
+    with pytest.raises(UserError) as error:
+        load_images("cifar100", "train", str(tmp_path))
+    assert time.monotonic() - start < 15
+    for part in (
+        str(tmp_path / "cifar100"),
+        str(tmp_path / "downloads"),
+        "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+        cifar.ARCHIVES["cifar100"].sha256,
+        str(tmp_path / "downloads" / "manual" / "cifar-100-binary.tar.gz"),
+        "quickstart",
+    ):
+        assert part in str(error.value)
+
+
+def test_an_archive_with_another_digest_is_named(tmp_path):
+    make_archive("cifar10", tmp_path / "downloads" / "manual")
+    with pytest.raises(UserError, match="is not the original one: delete it or replace it"):
+        load_images("cifar10", "train", str(tmp_path))
+
+
+def test_a_data_dir_that_is_no_folder_gets_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="can't be read"):
+        load_images("cifar10", "train", str(tmp_path / "file"))
+
+
+def test_the_digests_are_those_that_tfds_checks():
+    from tensorflow_datasets.image_classification import cifar as tfds_cifar
+
+    for name, base in {"cifar10": tfds_cifar.Cifar10, "cifar100": tfds_cifar.Cifar100}.items():
+        (info,) = base.url_infos.values()
+        assert info.checksum == cifar.ARCHIVES[name].sha256 and info.filename == cifar.ARCHIVES[name].file
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_the_real_images(name):
+    if not cifar.prepared_folder(name, None):
+        pytest.skip(f"{name} is not prepared in {cifar.resolve(None)}")
+    train, test = load_images(name, "train"), load_images(name, "test")
+    assert len(train.labels) == 50_000 and len(test.labels) == 10_000
+    assert set(np.bincount(train.labels)) == {50_000 // DATASETS[name].num_classes}
+    pixels = train.images.reshape(-1, 3) / 255
+    np.testing.assert_allclose(pixels.mean(0), DATASETS[name].mean, atol=1e-5)
+    np.testing.assert_allclose(pixels.std(0), DATASETS[name].std, atol=1e-5)
+
+
+@pytest.mark.real_data
+def test_the_real_images_load_within_a_second_once_cached():
+    if not cifar.prepared_folder("cifar10", None):
+        pytest.skip(f"cifar10 is not prepared in {cifar.resolve(None)}")
+    code = (
+        "import time; from resnet_cifar.data import load_images; load_images('cifar10', 'test[:1]');"
+        "start = time.perf_counter(); load_images('cifar10', 'train'); load_images('cifar10', 'test');"
+        "print(time.perf_counter() - start)"
+    )
+    load_images("cifar10", "train")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert float(out.stdout) < 1

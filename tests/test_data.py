@@ -1,0 +1,139 @@
+"""Order, augmentation and normalization; what a split's name means; the synthetic images."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_cifar.data import DATASETS, augment, class_names, epoch_order, load_images, normalize
+from resnet_cifar.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+KEY = jax.random.key(0)
+
+
+def some_images(n, side=32):
+    return jax.random.randint(jax.random.key(9), (n, side, side, 3), 1, 256).astype(jnp.uint8)
+
+
+def find_crop(image, original, pad):
+    """Return (top, left, mirrored) of the crop that an augmented image is, or None."""
+    padded = np.pad(original, ((pad, pad), (pad, pad), (0, 0)))
+    h, w, _ = original.shape
+    for mirrored in (False, True):
+        view = image[:, ::-1] if mirrored else image
+        for top in range(2 * pad + 1):
+            for left in range(2 * pad + 1):
+                if np.array_equal(view, padded[top : top + h, left : left + w]):
+                    return top, left, mirrored
+    return None
+
+
+def test_every_augmented_image_is_a_crop_of_its_padded_self():
+    images = some_images(64)
+    augmented = augment(KEY, images)
+    assert augmented.dtype == jnp.uint8 and augmented.shape == images.shape
+    found = [find_crop(*pair, pad=4) for pair in zip(np.asarray(augmented), np.asarray(images), strict=True)]
+    assert None not in found
+    assert {mirrored for _, _, mirrored in found} == {False, True}
+
+
+def test_every_offset_and_both_flips_occur_about_equally_often():
+    n = 4000
+    images = jnp.broadcast_to(some_images(1, side=4), (n, 4, 4, 3))
+    original = np.asarray(images[0])
+    offsets = np.array([find_crop(image, original, pad=1) for image in np.asarray(augment(KEY, images, pad=1))])
+    _, counts = np.unique(offsets, axis=0, return_counts=True)
+    assert len(counts) == 3 * 3 * 2
+    assert 0.7 * n / 18 < counts.min() and counts.max() < 1.3 * n / 18
+
+
+def test_augmentation_depends_on_its_key_alone():
+    images = some_images(8)
+    np.testing.assert_array_equal(augment(KEY, images), augment(KEY, images))
+    assert (augment(KEY, images) != augment(jax.random.key(1), images)).any()
+
+
+def test_no_padding_only_flips():
+    images = np.asarray(some_images(32))
+    augmented = np.asarray(augment(KEY, images, pad=0))
+    kept = [np.array_equal(a, b) for a, b in zip(augmented, images, strict=True)]
+    flipped = [np.array_equal(a, b[:, ::-1]) for a, b in zip(augmented, images, strict=True)]
+    assert all(a != b for a, b in zip(kept, flipped, strict=True)) and any(kept) and any(flipped)
+
+
+def test_normalize_is_minus_mean_over_std():
+    mean, std = DATASETS["cifar10"].mean, DATASETS["cifar10"].std
+    images = some_images(3)
+    expected = (np.asarray(images) / 255 - np.array(mean)) / np.array(std)
+    np.testing.assert_allclose(normalize(images, mean, std), expected, atol=1e-5)
+    assert normalize(images, mean, std, jnp.bfloat16).dtype == jnp.bfloat16
+
+
+def test_an_epoch_visits_every_index_once_in_an_order_of_its_own():
+    first, second = (np.asarray(epoch_order(KEY, epoch, 1000)) for epoch in (0, 1))
+    for order in (first, second):
+        np.testing.assert_array_equal(np.sort(order), np.arange(1000))
+    assert (first != second).any()
+    np.testing.assert_array_equal(first, epoch_order(KEY, 0, 1000))
+
+
+@pytest.mark.parametrize("split", ["train", "test", "train[:90]", "train[90:]", "train[-7:]", "train[25%:75%]"])
+def test_splits_mean_what_they_mean_to_tfds(split):
+    import tensorflow_datasets as tfds
+
+    lengths = {"train": 10_000, "test": 2_000}
+    infos = {
+        name: tfds.core.SplitInfo(
+            name=name,
+            shard_lengths=[length],
+            num_bytes=0,
+            filename_template=tfds.core.ShardedFileTemplate(
+                data_dir=".", dataset_name="x", split=name, filetype_suffix="array_record"
+            ),
+        )
+        for name, length in lengths.items()
+    }
+    (wanted,) = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+    whole = load_images("synthetic", wanted.splitname)
+    np.testing.assert_array_equal(load_images("synthetic", split).labels, whole.labels[slice(wanted.from_, wanted.to)])
+
+
+@pytest.mark.parametrize("split", ["trian", "train[:", "train[a:b]", "train+test", "train[:10", ""])
+def test_unknown_split_is_refused(split):
+    with pytest.raises(UserError, match="is unknown: use"):
+        load_images("synthetic", split)
+
+
+def test_empty_split_is_refused():
+    with pytest.raises(UserError, match="holds no images: synthetic has 10,000 in 'train'"):
+        load_images("synthetic", "train[20000:]")
+
+
+@pytest.mark.parametrize(("dataset", "num_classes"), [("synthetic", 10), ("synthetic100", 100)])
+def test_synthetic_images_look_like_cifar(dataset, num_classes):
+    images, labels = load_images(dataset, "train")
+    assert images.shape == (10_000, 32, 32, 3) and images.dtype == np.uint8 and labels.dtype == np.int32
+    assert set(np.bincount(labels)) == {10_000 // num_classes}
+    assert len(set(class_names(dataset))) == num_classes
+    pixels = images.reshape(-1, 3) / 255
+    np.testing.assert_allclose(pixels.mean(0), DATASETS[dataset].mean, atol=0.01)
+    np.testing.assert_allclose(pixels.std(0), DATASETS[dataset].std, atol=0.01)
+
+
+def test_synthetic_images_depend_on_the_seed_alone():
+    for seed in (0, 1):
+        np.testing.assert_array_equal(
+            load_images("synthetic", "test", seed=seed).images, load_images("synthetic", "test", seed=seed).images
+        )
+    assert (load_images("synthetic", "test", seed=0).images != load_images("synthetic", "test", seed=1).images).any()
+
+
+def test_synthetic_classes_are_not_told_by_colour_or_by_template():
+    """The nearest class mean, the best of templates, finds little more than chance."""
+    train, test = load_images("synthetic", "train"), load_images("synthetic", "test")
+    means = np.stack([train.images[train.labels == k].mean(0).ravel() for k in range(10)])
+    pixels = test.images.reshape(len(test.labels), -1).astype(np.float32)
+    distance = (means**2).sum(1)[None] - 2 * pixels @ means.T
+    assert (distance.argmin(1) == test.labels).mean() < 0.3

@@ -1,0 +1,23 @@
+"""Importing the package is cheap for those who need the steps alone."""
+
+import subprocess
+import sys
+
+
+def test_import_is_light():
+    code = (
+        "import time, sys, jax, flax.linen, optax; start = time.perf_counter(); import resnet_cifar;"
+        "print(time.perf_counter() - start);"
+        "print([m for m in ('tensorflow_datasets', 'tensorflow', 'orbax', 'matplotlib') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    seconds, loaded = out.splitlines()
+    assert float(seconds) < 1
+    assert loaded == "[]"
+
+
+def test_public_names():
+    import resnet_cifar
+
+    for name in resnet_cifar.__all__:
+        assert getattr(resnet_cifar, name).__doc__, name

@@ -1,0 +1,83 @@
+"""The command line, in processes of its own: the way from command to result, and every mistake a newcomer makes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+QUICK = [
+    "--config=configs/quickstart.py",
+    "--config.train_split=train[:200]",
+    "--config.num_epochs=2",
+    "--config.decay_epochs=1.5",
+]
+
+
+def main(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "main.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        timeout=120,
+        check=False,
+    )
+
+
+def test_from_the_command_to_the_result_and_again(tmp_path):
+    first = main(*QUICK, f"--workdir={tmp_path}")
+    assert first.returncode == 0, first.stderr
+    assert re.search(r"model +ResNet8, shortcut A, 75,290 parameters, float32", first.stdout)
+    assert re.search(r"epoch 2 +step 4 +test +loss [\d.]+ +accuracy [\d.]+% +top-5", first.stdout)
+    assert "Traceback" not in first.stderr and "\r" not in first.stdout + first.stderr
+    assert json.loads((tmp_path / "summary.json").read_text())["config"]["num_epochs"] == 2
+    again = main(*QUICK, f"--workdir={tmp_path}")
+    assert again.returncode == 0 and "resuming from the checkpoint of step 4" in again.stdout
+
+
+def test_dry_run_stops_before_training(tmp_path):
+    done = main(*QUICK, "--dry_run", f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == 0 and "GFLOP a step" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_shows_the_flags():
+    text = main("--help").stdout
+    assert "--config" in text and "--workdir" in text and "--[no]dry_run" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], r"give a config: --config=configs/resnet56.py"),
+        (["--config.depth=20"], r"give a config"),
+        (["--config=configs/resnet57.py"], r"configs/resnet57.py"),
+        (["--config=configs/resnet56.py:papre"], r"recipe='papre' is unknown: did you mean 'paper'"),
+        (["--config=configs/resnet56.py", "--config.depth=21"], r"depth=21 is not 6n \+ 2 .* 20 and 26"),
+        (["--config=configs/resnet56.py", "--config.lerning_rate=1"], r"lerning_rate.*learning_rate"),
+        (["--config=configs/resnet56.py", "--config.batch_size=many"], r"config.batch_size=many"),
+        (["--config=configs/resnet56.py", "--config.batch_size=64.5"], r"config.batch_size=64.5"),
+        (["--config=configs/resnet56.py", "--config.learning_rate=nan"], r"learning_rate=nan is out of range"),
+        (["--config=configs/resnet56.py", "--config.learning_rate=-1"], r"learning_rate=-1.0 is out of range"),
+        (["--config=configs/resnet56.py", "--config.decay_epochs=120,80"], r"milestones out of order"),
+        (["--config=configs/resnet56.py", "config.depth=20"], r"unexpected argument 'config.depth=20'.*--"),
+        (["--config=configs/resnet56.py", "--config.dataset=cifar11"], r"dataset='cifar11' is unknown.*'cifar10'"),
+        (["--config=configs/resnet56.py", "--wrokdir=x"], r"wrokdir.*workdir"),
+        ([*QUICK, "--config.batch_size=300"], r"batch_size=300 is larger than the 200 training images"),
+        (["--config=configs/resnet56.py", "--config.data_dir=/dev/null"], r"data_dir='/dev/null' can't be read"),
+        ([*QUICK, "--workdir=/dev/null/run"], r"workdir /dev/null/run can't be"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_no_traceback(arguments, message):
+    failed = main(*arguments)
+    assert failed.returncode != 0
+    assert re.search(message, failed.stderr), failed.stderr
+    assert "Traceback" not in failed.stderr
+    lines = failed.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), failed.stderr

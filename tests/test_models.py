@@ -1,0 +1,108 @@
+"""The networks are those of the paper."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from resnet_cifar.models import ResidualBlock, ResNet, he_normal, pad_channels, uniform_scale
+
+# Closed form, and He et al. 2015, table 6; shortcut B adds two 1x1 convolutions with BatchNorm, a class 65 parameters.
+PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962, 1202: 19_421_274}
+SHORTCUT_B = (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
+IMAGES = jnp.zeros((1, 32, 32, 3))
+
+
+def count(model) -> int:
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), IMAGES)
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+@pytest.mark.parametrize("depth", PARAMETERS)
+@pytest.mark.parametrize("shortcut", "AB")
+@pytest.mark.parametrize("num_classes", [10, 100])
+def test_parameters_of_the_family(depth, shortcut, num_classes):
+    if depth == 1202 and num_classes == 100:
+        pytest.skip("tracing 1202 layers takes seconds, and the other depths show the head")
+    expected = PARAMETERS[depth] + SHORTCUT_B * (shortcut == "B") + 65 * (num_classes - 10)
+    assert count(ResNet(depth, num_classes=num_classes, shortcut=shortcut)) == expected
+
+
+def test_width_scales_every_stage():
+    shapes = jax.eval_shape(partial(ResNet(8, width=8).init, train=False), jax.random.key(0), IMAGES)["params"]
+    assert [shapes[f"stage{i}_block1"]["conv2"]["kernel"].shape[-1] for i in (1, 2, 3)] == [8, 16, 32]
+
+
+@pytest.mark.parametrize(("depth", "nearest"), [(21, "20 and 26"), (7, "8"), (2, "8"), (55, "50 and 56")])
+def test_illegal_depth_names_the_nearest_legal_ones(depth, nearest):
+    with pytest.raises(ValueError, match=rf"depth={depth} .* {nearest}$"):
+        ResNet(depth)
+
+
+def test_unknown_shortcut_is_refused():
+    with pytest.raises(ValueError, match="shortcut='C' is unknown"):
+        ResNet(8, shortcut="C")
+
+
+def test_convolutions_pad_one_pixel_on_each_side_at_stride_two():
+    block = ResidualBlock(filters=32, stride=2)
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 16))
+    variables = block.init(jax.random.key(1), x, train=False)
+    _, state = block.apply(variables, x, train=False, capture_intermediates=True)
+    got = state["intermediates"]["conv1"]["__call__"][0]
+
+    conv = partial(
+        jax.lax.conv_general_dilated,
+        x,
+        variables["params"]["conv1"]["kernel"],
+        (2, 2),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    np.testing.assert_allclose(got, conv(padding=((1, 1), (1, 1))), atol=1e-5)
+    assert not np.allclose(got, conv(padding="SAME"), atol=1e-2)
+
+
+def test_shortcut_a_takes_every_second_pixel_and_puts_zeros_on_both_sides():
+    x = jnp.arange(4 * 4 * 2.0).reshape(1, 4, 4, 2)
+    padded = pad_channels(x[:, ::2, ::2], 4)
+    assert padded.shape == (1, 2, 2, 4)
+    np.testing.assert_array_equal(padded[0, 1, 1], [0, *x[0, 2, 2], 0])
+
+
+def test_batch_statistics_move_by_a_tenth_towards_the_batch():
+    model = ResNet(8)
+    images = jax.random.normal(jax.random.key(0), (16, 32, 32, 3))
+    variables = model.init(jax.random.key(1), images, train=False)
+    _, state = model.apply(variables, images, train=True, mutable=["batch_stats", "intermediates"],
+                           capture_intermediates=True)  # fmt: skip
+    stem = state["intermediates"]["stem_conv"]["__call__"][0]
+    stats = state["batch_stats"]["stem_bn"]
+    np.testing.assert_allclose(stats["mean"], 0.1 * stem.mean((0, 1, 2)), atol=1e-6)
+    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * stem.var((0, 1, 2)), rtol=1e-4)
+
+
+def test_evaluation_reads_the_running_statistics_and_changes_nothing():
+    model = ResNet(8)
+    images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
+    variables = model.init(jax.random.key(1), images, train=False)
+    alone = model.apply(variables, images[:1], train=False)
+    together = model.apply(variables, images, train=False)
+    np.testing.assert_allclose(alone, together[:1], atol=1e-5)
+
+
+def test_initial_values():
+    kernel = np.asarray(he_normal(jax.random.key(0), (3, 3, 64, 64), jnp.float32))
+    sigma = np.sqrt(2 / (9 * 64))
+    assert abs(kernel.std() / sigma - 1) < 0.02
+    assert abs(kernel).max() > 3 * sigma  # Not truncated, as `nn.initializers.he_normal` would be.
+    scale = np.asarray(uniform_scale(jax.random.key(0), (10_000,)))
+    assert scale.min() >= 0 and scale.max() < 1 and abs(scale.mean() - 0.5) < 0.02
+
+
+def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
+    model = ResNet(8, dtype=jnp.bfloat16)
+    variables = ResNet(8).init(jax.random.key(0), IMAGES, train=False)
+    logits, state = model.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, logits, state))} == {jnp.dtype("float32")}
