@@ -6,12 +6,16 @@
 The fields of a config are in resnet_cifar/config.py.
 """
 
+import dataclasses
+import itertools
+import re
 import sys
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from resnet_cifar.config import Config, validate
+from resnet_cifar.config import Config, unknown, validate
 from resnet_cifar.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, and a recipe after a colon.")
@@ -51,12 +55,29 @@ def default_workdir(config: Config) -> str:
 def parse_flags(argv: list[str]) -> list[str]:
     """Parse the command line; a mistake in it ends the program with one sentence."""
     try:
-        rest = flags.FLAGS(argv)
-        if CONFIG.value is None:
-            raise UserError("give a config: --config=configs/resnet56.py, or --config=configs/quickstart.py to try")
-        return rest
-    except (UserError, flags.Error, AttributeError, OSError) as error:
-        sys.exit(f"error: {error}")
+        if not any(argument.lstrip("-").startswith("help") for argument in argv[1:]):
+            check_config_flags(argv)
+        return flags.FLAGS(argv)
+    except (UserError, flags.Error, OSError) as error:
+        # A long message is one of ml_collections with the traceback of a config file: its last line says it.
+        sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
+
+
+def check_config_flags(argv: list[str]) -> None:
+    """Raise a UserError where absl and ml_collections would answer with a riddle or a traceback."""
+    paths = [argument.partition("=")[2] for argument in argv if re.match("--?config=", argument)]
+    paths += [path for flag, path in itertools.pairwise(argv) if flag in ("-config", "--config")]
+    if not paths:
+        raise UserError("give a config: --config=configs/resnet56.py, or --config=configs/quickstart.py to try")
+    path = Path(paths[-1].partition(":")[0])
+    if not path.is_file():
+        raise UserError(
+            f"there is no config file {path}: the family is in configs/, and another depth is --config.depth"
+        )
+    names = [field.name for field in dataclasses.fields(Config)]
+    for argument in argv:
+        if (field := re.match(r"--?(?:no)?config\.(\w*)", argument)) and field[1] not in names:
+            raise UserError(unknown(f"config.{field[1]}", field[1], names))
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ RANGES = {
 def make_config(recipe: str, **fields: Any) -> Config:
     """Return the config of a recipe, "card" or "paper", with some fields set; UserError for another name."""
     if recipe not in RECIPES:
-        raise UserError(unknown("recipe", recipe, RECIPES))
+        raise UserError(unknown(f"recipe={recipe!r}", recipe, RECIPES))
     return Config(**{**RECIPES[recipe], **fields})
 
 
@@ -101,7 +101,7 @@ def validate(config: Config) -> None:
         value = getattr(config, name)
         check_type(name, value, kind)
         if name in CHOICES and value not in CHOICES[name]:
-            raise UserError(unknown(f"config.{name}", value, CHOICES[name]))
+            raise UserError(unknown(f"config.{name}={value!r}", value, CHOICES[name]))
         for number in value if isinstance(value, tuple) else (value,):
             if name in RANGES and not (RANGES[name][0] <= number <= RANGES[name][1] and math.isfinite(number)):
                 low, high = RANGES[name]
@@ -127,8 +127,8 @@ def check_type(name: str, value: Any, kind: Any) -> None:
         raise UserError(f"config.{name}={value!r} must be {wanted}")
 
 
-def unknown(what: str, value: Any, choices: Any) -> str:
-    """Say that a value is none of the choices, and which is nearest."""
+def unknown(subject: str, value: Any, choices: Any) -> str:
+    """Say that a subject, whose value is none of the choices, is unknown, and which choice is nearest."""
     nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return f"{what}={value!r} is unknown: {hint}the choices are {', '.join(map(repr, choices))}"
+    hint = f"did you mean {nearest[0]}? " if nearest else ""
+    return f"{subject} is unknown: {hint}the choices are {', '.join(choices)}"

@@ -52,7 +52,7 @@ def test_the_paper_recipe_comes_to_64000_steps(depth, warmup_steps):
 
 
 def test_an_unknown_recipe_names_the_nearest():
-    with pytest.raises(UserError, match="recipe='papre' is unknown: did you mean 'paper'"):
+    with pytest.raises(UserError, match="recipe='papre' is unknown: did you mean paper"):
         make_config("papre")
 
 
@@ -62,9 +62,9 @@ def test_an_unknown_recipe_names_the_nearest():
         ({"depth": 21}, "config.depth=21 is not 6n \\+ 2 .* 20 and 26"),
         ({"depth": True}, "config.depth=True must be of type int"),
         ({"depth": 20.0}, "config.depth=20.0 must be of type int"),
-        ({"dataset": "cifar11"}, "config.dataset='cifar11' is unknown: did you mean 'cifar10'"),
-        ({"shortcut": "C"}, "config.shortcut='C' is unknown: the choices are 'A', 'B'"),
-        ({"dtype": "float16"}, "config.dtype='float16' is unknown: did you mean 'bfloat16'"),
+        ({"dataset": "cifar11"}, "config.dataset='cifar11' is unknown: did you mean cifar10"),
+        ({"shortcut": "C"}, "config.shortcut='C' is unknown: the choices are A, B"),
+        ({"dtype": "float16"}, "config.dtype='float16' is unknown: did you mean bfloat16"),
         ({"learning_rate": math.nan}, "config.learning_rate=nan is out of range: it must be at least 0"),
         ({"learning_rate": -1.0}, "config.learning_rate=-1.0 is out of range"),
         ({"learning_rate": math.inf}, "config.learning_rate=inf is out of range"),

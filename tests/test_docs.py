@@ -1,0 +1,30 @@
+"""What the documentation shows works, and says what is there."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_page_on_the_step_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "use_the_step.md").read_text(), re.DOTALL)
+    assert len(blocks) == 5
+    exec(compile("\n".join(blocks), "docs/use_the_step.md", "exec"), {"__name__": "page"})
+
+
+def test_ci_runs_the_second_command_of_the_readme():
+    commands = re.findall(r"^    (python3 -m venv .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(commands) == 2
+    assert commands[1] in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_file_that_the_documentation_links_to_exists():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_readme_names_every_module():
+    text = (ROOT / "README.md").read_text()
+    for path in (ROOT / "resnet_cifar").glob("*.py"):
+        assert path.name in text, path.name
