@@ -1,7 +1,6 @@
 """Save and restore a TrainState with orbax, each checkpoint with what explains it and a digest of every array."""
 
 import hashlib
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,14 @@ class Checkpoints:
     Kept are the two newest, and the best by validation accuracy where there is one.
     """
 
-    def __init__(self, workdir: Path, metadata: dict[str, Any]):
-        """Open or create `workdir/checkpoints`; `metadata` is JSON-able and goes into every checkpoint."""
-        logging.getLogger("absl").setLevel(logging.WARNING)  # Orbax logs some thirty lines a checkpoint.
+    def __init__(self, workdir: Path, metadata: dict[str, Any], *, validated: bool):
+        """Open or create `workdir/checkpoints`.
+
+        Args:
+          workdir: folder of the run.
+          metadata: goes into every checkpoint, as JSON.
+          validated: whether there will be a validation accuracy to choose the best by.
+        """
         best = preservation_policy.BestN(
             get_metric_fn=_validation_accuracy, n=1, keep_checkpoints_without_metrics=False
         )
@@ -34,7 +38,7 @@ class Checkpoints:
             workdir.absolute() / "checkpoints",
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(2), best]),
-                best_fn=_validation_accuracy,
+                best_fn=_validation_accuracy if validated else None,
                 cleanup_tmp_directories=True,
             ),
         )

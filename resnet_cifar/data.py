@@ -51,6 +51,8 @@ def load_images(dataset: str, split: str, data_dir: str | None = None, *, seed: 
     Raises:
       UserError: the data set is not there and can't be fetched, or is damaged, or the split makes no sense.
     """
+    if dataset not in DATASETS:
+        raise UserError(f"dataset={dataset!r} is unknown: the choices are {', '.join(DATASETS)}")
     name, start, stop = parse_split(split)
     if dataset.startswith("synthetic"):
         from resnet_cifar import synthetic

@@ -55,7 +55,7 @@ def costs(run: Run) -> list[str]:
     size = run.config.batch_size
     state = run.init_state()
     rows = np.zeros((run.steps_per_dispatch, size), np.int32)
-    memory = run.executable("train", state, rows).memory_analysis()
+    memory = run.compiled("train", state, rows).memory_analysis()
     assert memory is not None
     batch = {
         "image": jax.ShapeDtypeStruct((size, 32, 32, 3), run.dtype),

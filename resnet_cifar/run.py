@@ -90,7 +90,7 @@ class Run:
         )
         keys = jax.device_put(jax.random.split(jax.random.key(config.seed), 3), self._replicated)
         self._init_key, self._order_key, self._augment_key = keys
-        self._executables = {}
+        self._programs: dict[tuple[str, tuple[int, ...]], jax.stages.Compiled] = {}
         self.compile_seconds = 0.0
 
     def init_state(self) -> TrainState:
@@ -113,12 +113,12 @@ class Run:
         Returns:
           The state after them, and a row of metrics.
         """
-        data, size = self.images["train"], self.config.batch_size
+        size = self.config.batch_size
         start, compiled = time.perf_counter(), self.compile_seconds
-        order = np.asarray(epoch_order(self._order_key, epoch, len(data.labels)))
+        order = np.asarray(epoch_order(self._order_key, epoch, len(self.images["train"].labels)))
         sums = []
         for rows in cut(order[: steps * size].reshape(steps, size), self.steps_per_dispatch):
-            state, metrics = self.executable("train", state, rows)(state, data, self._place(rows), self._augment_key)
+            state, metrics = self.dispatch("train", state, rows)
             if sums:  # One dispatch is always waiting while another is under way, and never more.
                 advance(len(jax.block_until_ready(sums[-1])["count"]))
             sums.append(metrics)
@@ -130,35 +130,41 @@ class Run:
 
     def evaluate(self, state: TrainState, split: str) -> dict[str, float]:
         """Score every image of a split exactly once; returns a row of metrics."""
-        data = self.images[split]
+        n = len(self.images[split].labels)
         start, compiled = time.perf_counter(), self.compile_seconds
-        indices = eval_indices(len(data.labels), self.config.batch_size)
+        indices = eval_indices(n, self.config.batch_size)
         sums = [  # One after the other: XLA's CPU devices deadlock over independent programs with collectives.
-            jax.block_until_ready(self.executable(split, state, rows)(state, data, self._place(rows)))
+            jax.block_until_ready(self.dispatch(split, state, rows))
             for rows in cut(indices, 1 if self.steps_per_dispatch == 1 else len(indices))
         ]
-        row = mean_metrics(sums, expected=len(data.labels))
+        row = mean_metrics(sums, expected=n)
         return row | {"eval_seconds": time.perf_counter() - start - (self.compile_seconds - compiled)}
 
-    def executable(self, split: str, state: TrainState, rows: np.ndarray) -> jax.stages.Compiled:
-        """Return the compiled steps over one dispatch's rows of a split: training steps, or else scoring steps."""
-        signature = (split, rows.shape)
-        if signature not in self._executables:
+    def dispatch(self, split: str, state: TrainState, rows: np.ndarray) -> Any:
+        """Run `train_steps` over images of the train split (the state is donated), `eval_steps` over those of another.
+
+        Args:
+          split: a key of `images`.
+          state: to train or to score.
+          rows: indices of images, [steps, batch].
+        """
+        return self.compiled(split, state, rows)(*self._arguments(split, state, rows))
+
+    def compiled(self, split: str, state: TrainState, rows: np.ndarray) -> jax.stages.Compiled:
+        """Return the program that `dispatch` runs, compiled once for each split and number of steps."""
+        if (split, rows.shape) not in self._programs:
             start = time.perf_counter()
             training = split == "train"
-            arguments = (state, self.images[split], self._place(rows)) + ((self._augment_key,) if training else ())
-            jitted = jax.jit(
-                partial(train_steps if training else eval_steps, preprocess=self._preprocess),
-                donate_argnums=0 if training else (),
-                out_shardings=self._replicated,
-            )
-            self._executables[signature] = jitted.lower(*arguments).compile()
+            function = partial(train_steps if training else eval_steps, preprocess=self._preprocess)
+            jitted = jax.jit(function, donate_argnums=0 if training else (), out_shardings=self._replicated)
+            self._programs[split, rows.shape] = jitted.lower(*self._arguments(split, state, rows)).compile()
             self.compile_seconds += time.perf_counter() - start
-        return self._executables[signature]
+        return self._programs[split, rows.shape]
 
-    def _place(self, rows: np.ndarray) -> jax.Array:
-        """Put indices on the devices, each batch split among them."""
-        return jax.device_put(rows, self._split_batch)
+    def _arguments(self, split: str, state: TrainState, rows: np.ndarray) -> tuple[Any, ...]:
+        """Return the arguments of a program, the indices of each batch split among the devices."""
+        placed = jax.device_put(rows, self._split_batch)
+        return (state, self.images[split], placed) + ((self._augment_key,) if split == "train" else ())
 
 
 def load_splits(config: Config) -> dict[str, Images]:

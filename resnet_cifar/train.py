@@ -30,7 +30,7 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
     plan = run.plan
     print("\n".join([*describe.header(run), f"workdir    {folder}"]), flush=True)
     claim_workdir(folder, config)
-    with Checkpoints(folder, describe.explanation(run)) as checkpoints:
+    with Checkpoints(folder, describe.explanation(run), validated=run.watched == "validation") as checkpoints:
         state, resumed = checkpoints.restore(run.init_state())
         step = int(state.step)
         lengths = {"num_steps": plan.num_steps, "steps_per_epoch": plan.steps_per_epoch}

@@ -106,6 +106,11 @@ def test_unknown_split_is_refused(split):
         load_images("synthetic", split)
 
 
+def test_unknown_dataset_is_refused():
+    with pytest.raises(UserError, match=r"dataset='mnist' is unknown: the choices are cifar10, "):
+        load_images("mnist", "train")
+
+
 def test_empty_split_is_refused():
     with pytest.raises(UserError, match="holds no images: synthetic has 10,000 in 'train'"):
         load_images("synthetic", "train[20000:]")
