@@ -42,32 +42,35 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the last checkpoint", file=sys.stderr)
+        print("interrupted: the same command goes on from the newest checkpoint, if there is one", file=sys.stderr)
         sys.exit(130)
 
 
 def default_workdir(config: Config) -> str:
     """Say what runs: runs/resnet56-cifar10-seed0, or runs/resnet56-cifar10-paper-seed0."""
     recipe = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[2]
+    recipe = "" if recipe == "card" else recipe
     return "-".join(filter(None, [f"runs/resnet{config.depth}", config.dataset, recipe, f"seed{config.seed}"]))
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the command line; a mistake in it ends the program with one sentence."""
+    """Parse the command line; a mistake in it, or in the config file, ends the program with one sentence."""
     try:
         if not any(argument.lstrip("-").startswith("help") for argument in argv[1:]):
             check_config_flags(argv)
         return flags.FLAGS(argv)
-    except (UserError, flags.Error, OSError) as error:
+    except (UserError, flags.Error) as error:
         # A long message is one of ml_collections with the traceback of a config file: its last line says it.
         sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
+    except Exception as error:  # A config file is a program, and anything can be wrong with it.
+        sys.exit(f"error: the config can't be loaded: {type(error).__name__}: {str(error).strip().splitlines()[-1]}")
 
 
 def check_config_flags(argv: list[str]) -> None:
     """Raise a UserError where absl and ml_collections would answer with a riddle or a traceback."""
     paths = [argument.partition("=")[2] for argument in argv if re.match("--?config=", argument)]
     paths += [path for flag, path in itertools.pairwise(argv) if flag in ("-config", "--config")]
-    if not paths:
+    if not paths or not paths[-1]:
         raise UserError("give a config: --config=configs/resnet56.py, or --config=configs/quickstart.py to try")
     path = Path(paths[-1].partition(":")[0])
     if not path.is_file():
@@ -76,7 +79,7 @@ def check_config_flags(argv: list[str]) -> None:
         )
     names = [field.name for field in dataclasses.fields(Config)]
     for argument in argv:
-        if (field := re.match(r"--?(?:no)?config\.(\w*)", argument)) and field[1] not in names:
+        if (field := re.match(r"--?(?:no)?config\.([^=]*)", argument)) and field[1] not in names:
             raise UserError(unknown(f"config.{field[1]}", field[1], names))
 
 

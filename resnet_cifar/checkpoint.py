@@ -19,7 +19,7 @@ FORMAT = 1
 class Checkpoints:
     """The checkpoints of one run, written in the background; a context manager that waits for the last one.
 
-    Kept are the two newest, and the best by validation accuracy where there is one.
+    Kept are the two newest and, where there is a validation accuracy, the best of those saved.
     """
 
     def __init__(self, workdir: Path, metadata: dict[str, Any], *, validated: bool):
@@ -75,18 +75,24 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             return state, False
+        folder = f"the checkpoint {self._manager.directory / str(step)}"
         like = jax.tree.map(np.asarray, fields(state))
         try:
             saved = self._manager.restore(
                 step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like), metadata=ocp.args.JsonRestore())
             )
-            damaged = saved["metadata"]["sha256"] != digests(saved["state"])
+            metadata = saved["metadata"]
+            damaged = metadata["sha256"] != digests(saved["state"])
         except Exception as error:  # Orbax raises what the part that failed raises, a bare Exception too.
-            raise UserError(f"the checkpoint {self._manager.directory / str(step)} can't be read: {error}") from error
+            raise UserError(f"{folder} can't be read: {str(error).partition(chr(10))[0] or repr(error)}") from error
+        if metadata["format"] != FORMAT:
+            raise UserError(
+                f"{folder} has the format {metadata['format']}; this version of resnet_cifar knows {FORMAT}"
+            )
         if damaged:
             raise UserError(
-                f"the checkpoint {self._manager.directory / str(step)} is damaged: its arrays are not those that were "
-                "saved. Delete that folder, and the run goes on from the one before"
+                f"{folder} is damaged: its arrays are not those that were saved. Delete that folder, and the run goes "
+                "on from the checkpoint before"
             )
         placed = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), saved["state"], fields(state))
         return state.replace(**placed), True

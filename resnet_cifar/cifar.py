@@ -5,13 +5,15 @@ three places where TFDS would import TensorFlow.
 """
 
 import hashlib
+import http.client
 import io
 import json
 import os
+import re
 import sys
 import tarfile
 import tempfile
-import urllib.error
+import threading
 import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,8 +73,9 @@ def resolve(data_dir: str | None) -> Path:
 
 def prepared_folder(name: str, data_dir: str | None) -> Path | None:
     """Return the folder of the newest prepared version of a data set, or None where there is none."""
-    infos = list((resolve(data_dir) / name).glob("[0-9]*.[0-9]*.[0-9]*/dataset_info.json"))
-    return max(infos, key=lambda info: [int(n) for n in info.parent.name.split(".")]).parent if infos else None
+    infos = (resolve(data_dir) / name).glob("*/dataset_info.json")
+    folders = [info.parent for info in infos if re.fullmatch(r"\d+\.\d+\.\d+", info.parent.name)]
+    return max(folders, key=lambda folder: [int(n) for n in folder.name.split(".")], default=None)
 
 
 def read_prepared(folder: Path, split: str) -> bytes:
@@ -80,7 +83,11 @@ def read_prepared(folder: Path, split: str) -> bytes:
     import tensorflow_datasets as tfds
     from PIL import Image
 
-    file_format = json.loads((folder / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text())
+        file_format = info.get("fileFormat", "tfrecord")
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{folder / 'dataset_info.json'} is damaged ({error}): delete that folder") from error
     if file_format != "array_record":
         raise UserError(
             f"{folder} was prepared as {file_format}, which needs TensorFlow to be read. Prepare a second copy as "
@@ -134,8 +141,8 @@ def prepare(name: str, data_dir: str | None) -> Path:
     print(f"preparing {name} in {root}: once, and some 20 seconds after the download", file=sys.stderr)
     try:
         builder.download_and_prepare()
-    except tfds.download.DownloadError as error:
-        raise UserError(f"the download of {name} failed: {error}") from error
+    except (tfds.download.DownloadError, OSError) as error:
+        raise UserError(f"{name} could not be fetched and prepared in {root}: {error}") from error
     except NonMatchingChecksumError as error:
         raise UserError(
             f"the archive of {name} under {root / 'downloads'} is not the original one: delete it or replace it. "
@@ -186,16 +193,31 @@ def check_reachable(name: str, root: Path, url: str) -> None:
     """
     downloads, file = root / "downloads", ARCHIVES[name].file
     stem, manual = file.removesuffix(".tar.gz"), downloads / "manual" / file
-    if manual.is_file():
+    infos = [*downloads.glob(f"*{stem}*.INFO"), *downloads.glob(f"{name}/*{stem}*.INFO")]
+    if manual.is_file() or any(info.with_suffix("").is_file() for info in infos):
         return
-    if any(downloads.glob(f"*{stem}*.INFO")) or any(downloads.glob(f"{name}/*{stem}*.INFO")):
-        return
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+    if problem := probe(url):
         raise UserError(
             f"{name} is not prepared in {root / name}, its archive is not in {downloads}, and {url} can't be reached "
-            f"({error}). Fetch that file elsewhere (sha256 {ARCHIVES[name].sha256}) and put it at {manual}, or name "
+            f"({problem}). Fetch that file elsewhere (sha256 {ARCHIVES[name].sha256}) and put it at {manual}, or name "
             "the folder that holds your TFDS data with --config.data_dir or TFDS_DATA_DIR. "
             "configs/quickstart.py needs no data"
-        ) from error
+        )
+
+
+def probe(url: str) -> str:
+    """Ask for the headers of a URL, within `PROBE_SECONDS` in all; returns what went wrong, or an empty string."""
+    problems = [f"no answer within {PROBE_SECONDS} s"]
+
+    def ask():
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
+            problems.clear()
+        except (OSError, http.client.HTTPException) as error:
+            problems[0] = str(error)
+
+    # A socket's own limit starts anew with every byte, and the look-up of a name has none.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return "".join(problems)

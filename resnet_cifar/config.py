@@ -75,7 +75,7 @@ CHOICES = {
 RANGES = {
     "width": (1, math.inf),
     "batch_size": (1, math.inf),
-    "num_epochs": (1e-9, math.inf),
+    "num_epochs": (0, 1_000_000),
     "learning_rate": (0, math.inf),
     "warmup_epochs": (0, math.inf),
     "decay_epochs": (0, math.inf),
@@ -105,7 +105,7 @@ def validate(config: Config) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if name in RANGES and not (RANGES[name][0] <= number <= RANGES[name][1] and math.isfinite(number)):
                 low, high = RANGES[name]
-                limits = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+                limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
                 raise UserError(f"config.{name}={value} is out of range: it must be {limits}")
     if problem := depth_problem(config.depth):
         raise UserError(f"config.{problem}")

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from resnet_cifar import synthetic
 from resnet_cifar.errors import UserError
 
 AnyArray = jax.Array | np.ndarray
@@ -16,18 +17,21 @@ RGB = tuple[float, float, float]
 
 
 class Dataset(NamedTuple):
-    """What a data set's name stands for: classes, and mean and standard deviation of its train pixels in [0, 1]."""
+    """What a data set's name stands for."""
 
     num_classes: int
-    mean: RGB
+    sizes: dict[str, int]  # Images in "train" and "test".
+    mean: RGB  # Of the train pixels in [0, 1], by channel.
     std: RGB
 
 
+CIFAR_SIZES = {"train": 50_000, "test": 10_000}
+GREY = (0.481, 0.481, 0.481), (0.257, 0.257, 0.257)
 DATASETS = {  # The CIFAR statistics are computed over the 50,000 train images.
-    "cifar10": Dataset(10, (0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)),
-    "cifar100": Dataset(100, (0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615)),
-    "synthetic": Dataset(10, (0.481, 0.481, 0.481), (0.257, 0.257, 0.257)),
-    "synthetic100": Dataset(100, (0.481, 0.481, 0.481), (0.257, 0.257, 0.257)),
+    "cifar10": Dataset(10, CIFAR_SIZES, (0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)),
+    "cifar100": Dataset(100, CIFAR_SIZES, (0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615)),
+    "synthetic": Dataset(10, synthetic.SIZES, *GREY),
+    "synthetic100": Dataset(100, synthetic.SIZES, *GREY),
 }
 
 
@@ -53,18 +57,15 @@ def load_images(dataset: str, split: str, data_dir: str | None = None, *, seed: 
     """
     if dataset not in DATASETS:
         raise UserError(f"dataset={dataset!r} is unknown: the choices are {', '.join(DATASETS)}")
-    name, start, stop = parse_split(split)
+    name, _ = parse_split(split)
     if dataset.startswith("synthetic"):
-        from resnet_cifar import synthetic
-
         images, labels = synthetic.make_images(DATASETS[dataset].num_classes, name, seed)
     else:
         from resnet_cifar import cifar
 
         images, labels = cifar.load(dataset, name, data_dir)
-    chosen = slice(_position(start, len(labels)), _position(stop, len(labels)))
-    if not len(labels[chosen]):
-        raise UserError(f"the split {split!r} holds no images: {dataset} has {len(labels):,} in {name!r}")
+    chosen = positions(split, len(labels))
+    chosen = slice(chosen.start, chosen.stop)
     return Images(images[chosen], labels[chosen].astype(np.int32))
 
 
@@ -74,35 +75,46 @@ def whereabouts(dataset: str, data_dir: str | None = None, *, seed: int = 0) -> 
         return f"made on the spot from seed {seed}"
     from resnet_cifar import cifar
 
-    return f"from {cifar.prepared_folder(dataset, data_dir)}"
+    folder = cifar.prepared_folder(dataset, data_dir)
+    return f"from {folder}" if folder else f"not yet in {cifar.resolve(data_dir)}"
 
 
 def class_names(dataset: str, data_dir: str | None = None) -> list[str]:
     """Return the names of a data set's classes in the order of the labels."""
     if dataset.startswith("synthetic"):
-        from resnet_cifar import synthetic
-
         return synthetic.class_names(DATASETS[dataset].num_classes)
     from resnet_cifar import cifar
 
     return cifar.class_names(dataset, data_dir)
 
 
-def parse_split(split: str) -> tuple[str, str | None, str | None]:
-    """Take "train[:45000]" apart into its name, start and stop; UserError if it is no such string."""
+def parse_split(split: str) -> tuple[str, tuple[str | None, str | None]]:
+    """Take "train[:45000]" apart into its name and its bounds; UserError if it is no such string."""
     match = re.fullmatch(r"(train|test)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
     if not match:
         raise UserError(f'the split {split!r} is unknown: use "train", "test", or a slice like "train[:45000]"')
-    return match[1], match[2], match[3]
+    return match[1], (match[2], match[3])
 
 
-def _position(bound: str | None, n: int) -> int | None:
-    if bound is None:
-        return None
-    return round(int(bound[:-1]) * n / 100) if bound.endswith("%") else int(bound)
+def positions(split: str, n: int) -> range:
+    """Return the positions that a split string names among n images; UserError if there are none or not so many."""
+
+    def position(bound: str | None, default: int) -> int:
+        if bound is None:
+            return default
+        at = round(int(bound[:-1]) * n / 100) if bound.endswith("%") else int(bound)
+        if abs(at) > n:
+            raise UserError(f"the split {split!r} reaches beyond the {n:,} images that there are")
+        return at % n if at < 0 else at
+
+    _, (start, stop) = parse_split(split)
+    chosen = range(position(start, 0), position(stop, n))
+    if not chosen:
+        raise UserError(f"the split {split!r} holds no images")
+    return chosen
 
 
-def epoch_order(key: Key[Array, ""], epoch: int, n: int) -> Int[Array, " n"]:
+def epoch_order(key: Key[Array, ""], epoch: int | Int[Array, ""], n: int) -> Int[Array, " n"]:
     """Return the order in which an epoch visits n images: a permutation that depends on (key, epoch) alone."""
     return jax.random.permutation(jax.random.fold_in(key, epoch), n)
 

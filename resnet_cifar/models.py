@@ -76,7 +76,7 @@ class ResNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b 32 32 3"], *, train: bool) -> Float[Array, "b classes"]:
+    def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b classes"]:
         """Return the logits (float32) of normalized images; with `train`, update the `batch_stats` collection."""
         x = nn.Conv(
             self.width, (3, 3), padding=1, use_bias=False, kernel_init=he_normal, dtype=self.dtype, name="stem_conv"
@@ -101,8 +101,8 @@ def depth_problem(depth: int) -> str:
     if depth >= 8 and depth % 6 == 2:
         return ""
     below = max(8, depth - (depth - 2) % 6)
-    nearest = "8" if depth < 8 else f"{below} and {below + 6}"
-    return f"depth={depth} is not 6n + 2 (8, 14, 20, ...): the nearest legal depth is {nearest}"
+    nearest = "depth is 8" if depth < 8 else f"depths are {below} and {below + 6}"
+    return f"depth={depth} is not 6n + 2 (8, 14, 20, ...): the nearest legal {nearest}"
 
 
 def batch_norm(*, train: bool, **kwargs) -> nn.BatchNorm:

@@ -18,8 +18,8 @@ def learning_rate_schedule(
     Args:
       peak: learning rate after the warm-up.
       warmup_steps: length of the warm-up in steps.
-      decay_steps: steps, ascending and not before the end of the warm-up, from which on the rate is multiplied by
-        `decay_factor` once more. The update number `decay_steps[0]`, counted from 0, is the first of the lower rate.
+      decay_steps: steps, ascending, without repeats and not before the end of the warm-up, from which on the rate is
+        multiplied by `decay_factor` once more. Update number `decay_steps[0]`, from 0, is the first of the lower rate.
       decay_factor: factor of each decay.
       warmup: "linear" rises from 0 (the first update changes nothing) to `peak`; "constant" holds `peak * decay_factor`
         (He et al. 2015 for ResNet110: 0.01 before 0.1).
@@ -33,10 +33,10 @@ def learning_rate_schedule(
     }
     if warmup not in shapes:
         raise ValueError(f"warmup={warmup!r} is unknown: use one of {sorted(shapes)}")
-    steps = [warmup_steps, *decay_steps]
-    if steps != sorted(steps):
+    if list(decay_steps) != sorted({step for step in decay_steps if step >= warmup_steps}):
         raise ValueError(
-            f"decay_steps={tuple(decay_steps)} must ascend and not begin before warmup_steps={warmup_steps}"
+            f"decay_steps={tuple(decay_steps)} must ascend, without repeats, and not begin before "
+            f"warmup_steps={warmup_steps}"
         )
     constant = optax.piecewise_constant_schedule(peak, {step - warmup_steps: decay_factor for step in decay_steps})
     return optax.join_schedules([shapes[warmup], constant], [warmup_steps])

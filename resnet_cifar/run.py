@@ -1,5 +1,6 @@
 """What a config stands for: the plan in steps, the images on the devices, the compiled steps."""
 
+import itertools
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from resnet_cifar.config import Config
-from resnet_cifar.data import DATASETS, Images, epoch_order, load_images, normalize
+from resnet_cifar.data import DATASETS, Images, epoch_order, load_images, normalize, parse_split, positions
 from resnet_cifar.epochs import eval_indices, eval_steps, train_steps
 from resnet_cifar.errors import UserError
 from resnet_cifar.models import ResNet, uniform_scale
@@ -28,16 +29,60 @@ class Plan(NamedTuple):
     decay_steps: tuple[int, ...]
 
 
-def make_plan(config: Config, num_images: int) -> Plan:
-    """Turn the epochs of a config into steps; the last partial batch of an epoch is dropped."""
-    if config.batch_size > num_images:
-        raise UserError(f"config.batch_size={config.batch_size} is larger than the {num_images:,} training images")
-    steps_per_epoch = num_images // config.batch_size
-    epochs = (config.num_epochs, config.warmup_epochs, *config.decay_epochs)
-    num_steps, warmup_steps, *decay_steps = (round(epoch * steps_per_epoch) for epoch in epochs)
-    if num_steps == 0:
-        raise UserError(f"config.num_epochs={config.num_epochs} is less than one of {steps_per_epoch} steps an epoch")
-    return Plan(steps_per_epoch, num_steps, warmup_steps, tuple(decay_steps))
+def make_plan(config: Config) -> Plan:
+    """Turn the epochs of a config into steps, a last partial batch of an epoch dropped; UserError if they don't fit."""
+    ranges = split_ranges(config)
+    size, num_images = config.batch_size, len(ranges["train"])
+    if size > num_images:
+        raise UserError(f"config.batch_size={size} is larger than the {num_images:,} training images")
+    if size % jax.device_count():
+        raise UserError(f"config.batch_size={size} must be a multiple of the {jax.device_count()} devices")
+    steps_per_epoch = num_images // size
+    epochs = (config.warmup_epochs, *config.decay_epochs, config.num_epochs)
+    steps = [round(epoch * steps_per_epoch) for epoch in epochs]
+    if any(a >= b for a, b in itertools.pairwise(steps)):
+        raise UserError(f"milestones at epochs {epochs} fall on the same of {steps_per_epoch} steps an epoch")
+    return Plan(steps_per_epoch, steps[-1], steps[0], tuple(steps[1:-1]))
+
+
+def split_ranges(config: Config) -> dict[str, range]:
+    """Return the positions that "train", "test" and perhaps "validation" take up in the data set's own splits.
+
+    Raises:
+      UserError: a split is no part of the data, or training would see what it is scored on.
+    """
+    sizes = DATASETS[config.dataset].sizes
+    splits = {"train": config.train_split, "validation": config.validation_split, "test": "test"}
+    ranges = {name: positions(split, sizes[parse_split(split)[0]]) for name, split in splits.items() if split}
+    for name in ranges.keys() - {"test"}:
+        if parse_split(splits[name])[0] != "train":
+            raise UserError(
+                f"config.{name}_split={splits[name]!r} must be a part of train: the test set is for the end"
+            )
+    train, validation = ranges["train"], ranges.get("validation", range(0))
+    if max(train.start, validation.start) < min(train.stop, validation.stop):
+        raise UserError(
+            f"config.train_split={config.train_split!r} and config.validation_split={config.validation_split!r} overlap"
+        )
+    return ranges
+
+
+def load_splits(config: Config) -> dict[str, Images]:
+    """Load the splits that a config names into host memory."""
+    ranges = split_ranges(config)
+    loaded = {name: load_images(config.dataset, name, config.data_dir, seed=config.seed) for name in ("train", "test")}
+    return {
+        name: Images(*(array[chosen.start : chosen.stop] for array in loaded["test" if name == "test" else "train"]))
+        for name, chosen in ranges.items()
+    }
+
+
+def blank_splits(config: Config) -> dict[str, Images]:
+    """Return black images in place of those that a config names, for a run that is not to be trained."""
+    return {
+        name: Images(np.zeros((len(chosen), 32, 32, 3), np.uint8), np.zeros(len(chosen), np.int32))
+        for name, chosen in split_ranges(config).items()
+    }
 
 
 class Run:
@@ -53,17 +98,15 @@ class Run:
       compile_seconds: time spent compiling so far.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, load: Callable[[Config], dict[str, Images]] = load_splits):
         """Load the data and build everything but the compiled steps; UserError if the config does not fit it."""
         self.config = config
         dataset = DATASETS[config.dataset]
-        images = load_splits(config)
-        self.plan = make_plan(config, len(images["train"].labels))
+        self.plan = make_plan(config)
+        images = load(config)
         self.watched = "validation" if "validation" in images else "test"
 
         devices = jax.devices()
-        if config.batch_size % len(devices):
-            raise UserError(f"config.batch_size={config.batch_size} must be a multiple of the {len(devices)} devices")
         mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._split_batch = NamedSharding(mesh, PartitionSpec(None, "data"))
@@ -88,10 +131,13 @@ class Run:
             decay_factor=config.decay_factor,
             warmup=config.warmup,
         )
-        keys = jax.device_put(jax.random.split(jax.random.key(config.seed), 3), self._replicated)
-        self._init_key, self._order_key, self._augment_key = keys
+        self._init_key, self._order_key, augment_key = jax.random.split(jax.random.key(config.seed), 3)
+        self._augment_key = jax.device_put(augment_key, self._replicated)
         self._programs: dict[tuple[str, tuple[int, ...]], jax.stages.Compiled] = {}
-        self.compile_seconds = 0.0
+        start = time.perf_counter()
+        order = jax.jit(partial(epoch_order, n=len(self.images["train"].labels)))
+        self._order = order.lower(self._order_key, np.int32(0)).compile()
+        self.compile_seconds = time.perf_counter() - start
 
     def init_state(self) -> TrainState:
         """Draw the parameters: the state at step 0, a copy on every device."""
@@ -115,7 +161,7 @@ class Run:
         """
         size = self.config.batch_size
         start, compiled = time.perf_counter(), self.compile_seconds
-        order = np.asarray(epoch_order(self._order_key, epoch, len(self.images["train"].labels)))
+        order = np.asarray(self._order(self._order_key, np.int32(epoch)))
         sums = []
         for rows in cut(order[: steps * size].reshape(steps, size), self.steps_per_dispatch):
             state, metrics = self.dispatch("train", state, rows)
@@ -124,9 +170,11 @@ class Run:
             sums.append(metrics)
         row = mean_metrics(sums)
         advance(len(sums[-1]["count"]))
-        seconds = time.perf_counter() - start - (self.compile_seconds - compiled)
+        compiling = self.compile_seconds - compiled
+        seconds = time.perf_counter() - start - compiling
         row["learning_rate"] = np.asarray(self.schedule(epoch * self.plan.steps_per_epoch + steps - 1)).item()
-        return state, row | {"train_seconds": seconds, "images_per_second": steps * size / seconds}
+        times = {"train_seconds": seconds, "compile_seconds": compiling, "images_per_second": steps * size / seconds}
+        return state, row | times
 
     def evaluate(self, state: TrainState, split: str) -> dict[str, float]:
         """Score every image of a split exactly once; returns a row of metrics."""
@@ -138,7 +186,8 @@ class Run:
             for rows in cut(indices, 1 if self.steps_per_dispatch == 1 else len(indices))
         ]
         row = mean_metrics(sums, expected=n)
-        return row | {"eval_seconds": time.perf_counter() - start - (self.compile_seconds - compiled)}
+        compiling = self.compile_seconds - compiled
+        return row | {"eval_seconds": time.perf_counter() - start - compiling, "compile_seconds": compiling}
 
     def dispatch(self, split: str, state: TrainState, rows: np.ndarray) -> Any:
         """Run `train_steps` over images of the train split (the state is donated), `eval_steps` over those of another.
@@ -167,16 +216,6 @@ class Run:
         return (state, self.images[split], placed) + ((self._augment_key,) if split == "train" else ())
 
 
-def load_splits(config: Config) -> dict[str, Images]:
-    """Load the splits that a config names into host memory."""
-    splits = {"train": config.train_split, "validation": config.validation_split, "test": "test"}
-    return {
-        name: load_images(config.dataset, split, config.data_dir, seed=config.seed)
-        for name, split in splits.items()
-        if split
-    }
-
-
 def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
     """Cut an array into pieces of `size` rows; the last may be shorter."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
@@ -187,6 +226,7 @@ def mean_metrics(sums: list[dict[str, Any]], expected: int | None = None) -> dic
     sums = jax.device_get(sums)
     total = {name: float(sum(np.sum(part[name], dtype=np.float64) for part in sums)) for name in sums[0]}
     count = total["count"]
-    assert expected is None or count == expected, f"{count:g} images were scored instead of {expected}"
+    if expected is not None and count != expected:
+        raise RuntimeError(f"{count:g} images were scored instead of {expected}")
     names = {"loss": "loss_sum", "accuracy": "correct", "top5_accuracy": "correct_top5"}
     return {name: total[key] / count for name, key in names.items() if key in total}

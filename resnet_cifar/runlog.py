@@ -1,7 +1,10 @@
 """What a run shows, and what it leaves in its workdir: progress, metrics.jsonl, TensorBoard events, summary.json."""
 
+import datetime
 import json
+import math
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import tqdm
 
 from resnet_cifar.plots import plot_curves
 from resnet_cifar.workdir import write_atomically
+
+PLAIN_LINE_SECONDS = 30
 
 
 class RunLog:
@@ -36,7 +41,9 @@ class RunLog:
             dynamic_ncols=True,
             leave=False,
         )
-        self._batch_size = batch_size
+        self._batch_size, self._num_steps = batch_size, num_steps
+        self._first_step = self._step = step
+        self._start = self._said = time.perf_counter()
 
     def __enter__(self):
         return self
@@ -47,19 +54,29 @@ class RunLog:
         self._events.close()
 
     def advance(self, steps: int) -> None:
-        """Move the progress bar."""
+        """Move the progress bar; where there is none, print a line every half a minute."""
         self._bar.update(steps * self._batch_size)
+        self._step += steps
+        elapsed = time.perf_counter() - self._start
+        if self._bar.disable and time.perf_counter() - self._said > PLAIN_LINE_SECONDS:
+            rate = (self._step - self._first_step) / elapsed
+            left = datetime.timedelta(seconds=round((self._num_steps - self._step) / rate))
+            speed = f"{rate * self._batch_size:,.0f} images/s with all there is to do"
+            self.say(f"step {self._step:,} of {self._num_steps:,}  {speed}  {left} left")
 
     def say(self, line: str) -> None:
         """Print a line, above the progress bar where there is one."""
         self._bar.write(line, file=sys.stdout)
         sys.stdout.flush()
+        self._said = time.perf_counter()
 
     def record(self, step: int, split: str, values: dict[str, float]) -> None:
         """Add one row, to the files and to the screen."""
         row = {"step": step, "epoch": round(step / self._steps_per_epoch, 3), "split": split, **values}
         self.rows.append(row)
-        self._file.write(json.dumps(row) + "\n")
+        # JSON has no NaN.
+        finite = {k: v if isinstance(v, str) or math.isfinite(v) else None for k, v in row.items()}
+        self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._events.add_scalar(f"{split}/{name}", value, step)

@@ -20,7 +20,7 @@ Metrics = dict[str, Float[Array, ""]]
 class Batch(TypedDict):
     """Normalized images and their labels; a label of -1 marks a row of padding, which `eval_step` leaves out."""
 
-    image: Float[Array, "b 32 32 3"]
+    image: Float[Array, "b h w c"]
     label: Int[Array, " b"]
 
 
@@ -42,6 +42,7 @@ def create_train_state(
     tx: optax.GradientTransformation,
     *,
     loss_fn: LossFn = optax.softmax_cross_entropy_with_integer_labels,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
 ) -> TrainState:
     """Initialize a model and its optimizer at step 0.
 
@@ -50,8 +51,9 @@ def create_train_state(
       model: a linen module called as `model(images, train=bool)`, with BatchNorm or without.
       tx: optimizer.
       loss_fn: from logits and labels to one loss per example.
+      image_shape: height, width and channels of the images; a `ResNet` takes any.
     """
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = model.lazy_init(key, images, train=False)  # Draws the parameters, computes no activations.
     params = variables["params"]
     return TrainState(
@@ -70,7 +72,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """Update the state on one batch.
 
     The state is donated: its buffers are reused, and the argument must not be read afterwards. Under a sharded batch
-    BatchNorm and the loss see the whole of it.
+    BatchNorm and the loss see the whole of it. Every row counts: padding (label -1) is for `eval_step` alone.
 
     Returns:
       The next state, and the sums `loss_sum`, `correct` and `count` over the batch, before the update.

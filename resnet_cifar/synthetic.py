@@ -52,7 +52,7 @@ def class_names(num_classes: int) -> list[str]:
 def make_images(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return (uint8 [n, 32, 32, 3], uint8 [n]), with as many images of each class; a function of its arguments."""
     n = SIZES[split]
-    rng = np.random.default_rng([seed, num_classes, n])
+    rng = np.random.default_rng([seed, num_classes, list(SIZES).index(split)])
     labels = rng.permutation(np.arange(n) % num_classes).astype(np.uint8)
     shapes, textures = kinds(num_classes)
     shape, texture = np.divmod(labels, len(textures))

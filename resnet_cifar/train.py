@@ -5,7 +5,7 @@ from pathlib import Path
 from resnet_cifar import describe
 from resnet_cifar.checkpoint import Checkpoints
 from resnet_cifar.config import Config, validate
-from resnet_cifar.run import Run
+from resnet_cifar.run import Run, blank_splits
 from resnet_cifar.runlog import RunLog
 from resnet_cifar.steps import TrainState
 from resnet_cifar.workdir import check_workdir, claim_workdir
@@ -35,6 +35,9 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
         step = int(state.step)
         lengths = {"num_steps": plan.num_steps, "steps_per_epoch": plan.steps_per_epoch}
         with RunLog(folder, step=step, batch_size=config.batch_size, **lengths) as log:
+            if step == plan.num_steps and (folder / "summary.json").exists():
+                log.say(f"finished before: see {folder / 'summary.json'}")
+                return state
             if resumed:
                 log.say(f"resuming from the checkpoint of step {step:,} (epoch {step / plan.steps_per_epoch:g})")
             while step < plan.num_steps:
@@ -62,9 +65,9 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
 
 
 def dry_run(config: Config) -> None:
-    """Print what a run would be, down to the FLOPs and the memory of a step, and train nothing."""
+    """Print what a run would be, down to the FLOPs and the memory of a step; needs no data and trains nothing."""
     validate(config)
-    run = Run(config)
+    run = Run(config, load=blank_splits)
     print("\n".join(describe.header(run)), flush=True)
     print("\n".join(describe.costs(run)))
 

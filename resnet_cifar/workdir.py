@@ -16,7 +16,12 @@ def check_workdir(workdir: str | Path, config: Config) -> Path:
         saved = json.loads((folder / "config.json").read_text()) if (folder / "config.json").exists() else None
     except (OSError, ValueError) as error:
         raise UserError(f"the workdir {folder} holds a config.json that can't be read: {error}") from error
+    if saved is not None and not isinstance(saved, dict):
+        raise UserError(f"the workdir {folder} holds a config.json that is not a config: choose another workdir")
     if saved is None:
+        parent = next(path for path in (folder, *folder.parents) if path.exists())
+        if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+            raise UserError(f"the workdir {folder} can't be written: {parent} is not a folder that you may write to")
         if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
             raise UserError(
                 f"the workdir {folder} holds files of a run without its config.json: choose another workdir"
@@ -24,7 +29,7 @@ def check_workdir(workdir: str | Path, config: Config) -> Path:
         return folder
     mine = json.loads(json.dumps(dataclasses.asdict(config)))
     differences = [
-        f"{name} is {saved.get(name)!r} there and {mine.get(name)!r} here"
+        f"{name} is {saved.get(name, 'missing')!r} there and {mine.get(name, 'missing')!r} here"
         for name in [*mine, *(saved.keys() - mine.keys())]
         if name != "data_dir" and saved.get(name) != mine.get(name)
     ]

@@ -96,6 +96,15 @@ def test_a_checkpoint_explains_itself(trained, tmp_path):
     assert "params/stem_conv/kernel" in saved["sha256"]
 
 
+def test_an_unknown_format_is_refused(trained, tmp_path):
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(at_step(trained, 9))
+    path = tmp_path / "checkpoints" / "9" / "metadata" / "metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    with open_checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="has the format 2"):
+        checkpoints.restore(new_state())
+
+
 def test_a_flipped_bit_is_noticed(trained, tmp_path):
     with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.save(at_step(trained, 9))

@@ -1,13 +1,16 @@
 """CIFAR through TFDS without TensorFlow: preparing, reading, the cache, and what can be wrong with each."""
 
 import hashlib
+import http.server
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -190,6 +193,47 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
         "quickstart",
     ):
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize("answer", [b"", b"x", b"junk\r\n\r\n"], ids=["silent", "dripping", "junk"])
+def test_a_server_that_does_not_answer_is_given_up(answer, monkeypatch):
+    monkeypatch.setattr(cifar, "PROBE_SECONDS", 1)
+    stop = threading.Event()
+
+    def serve():
+        connection, _ = server.accept()
+        with connection:
+            while not stop.wait(0.2) and answer:
+                connection.sendall(answer)
+            stop.wait(5)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        start = time.monotonic()
+        assert cifar.probe(f"http://127.0.0.1:{server.getsockname()[1]}/archive.tar.gz")
+        assert time.monotonic() - start < 2
+        stop.set()
+
+
+def test_a_server_that_answers_is_enough():
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert cifar.probe(f"http://127.0.0.1:{server.server_port}/") == ""
+
+
+def test_a_folder_of_another_name_is_no_version(prepared, tmp_path):
+    folder, _ = prepared
+    shutil.copytree(folder, folder.with_name("9.9.9.old"))
+    assert cifar.prepared_folder("cifar10", str(tmp_path)) == folder
+
+
+@pytest.mark.parametrize("content", ["[]", '{"name'])
+def test_a_damaged_dataset_info_is_named(prepared, tmp_path, content):
+    folder, _ = prepared
+    (folder / "dataset_info.json").write_text(content)
+    (folder / "train.resnet_cifar_cache").unlink()
+    with pytest.raises(UserError, match=r"dataset_info.json is damaged"):
+        load_images("cifar10", "train", str(tmp_path))
 
 
 def test_an_archive_with_another_digest_is_named(tmp_path):

@@ -37,7 +37,7 @@ def test_every_config_file_and_recipe_is_valid(path):
 def test_the_card_is_the_default_and_comes_to_7680_steps():
     config = get_config(CONFIGS[-1])
     assert config == make_config("card", depth=config.depth)
-    assert make_plan(config, 50_000) == Plan(48, 7_680, 240, (3_840, 5_760))
+    assert make_plan(config) == Plan(48, 7_680, 240, (3_840, 5_760))
     assert (config.learning_rate, config.momentum, config.weight_decay, config.batch_size) == (1.2, 0.9, 1e-4, 1024)
     assert (config.bn_scale_init, config.shortcut, config.train_split) == ("uniform", "A", "train")
 
@@ -45,7 +45,7 @@ def test_the_card_is_the_default_and_comes_to_7680_steps():
 @pytest.mark.parametrize(("depth", "warmup_steps"), [(20, 0), (32, 0), (44, 0), (56, 0), (110, 400)])
 def test_the_paper_recipe_comes_to_64000_steps(depth, warmup_steps):
     config = get_config(CONFIGS[0].with_name(f"resnet{depth}.py"), "paper")
-    assert make_plan(config, 45_000) == Plan(351, 64_000, warmup_steps, (32_000, 48_000))
+    assert make_plan(config) == Plan(351, 64_000, warmup_steps, (32_000, 48_000))
     assert (config.learning_rate, config.weight_decay, config.bn_scale_init) == (0.1, 1e-4, "ones")
     assert (config.train_split, config.validation_split) == ("train[:45000]", "train[45000:]")
     assert config.warmup == ("constant" if depth == 110 else "linear")
@@ -69,6 +69,7 @@ def test_an_unknown_recipe_names_the_nearest():
         ({"learning_rate": -1.0}, "config.learning_rate=-1.0 is out of range"),
         ({"learning_rate": math.inf}, "config.learning_rate=inf is out of range"),
         ({"learning_rate": "fast"}, "config.learning_rate='fast' must be of type float"),
+        ({"num_epochs": 1e30}, "config.num_epochs=1e\\+30 is out of range: it must be from 0 to 1000000"),
         ({"momentum": 1.5}, "config.momentum=1.5 is out of range: it must be from 0 to 1"),
         ({"batch_size": 0}, "config.batch_size=0 is out of range: it must be at least 1"),
         ({"decay_epochs": (120, 80)}, "milestones out of order: .*decay_epochs=\\(120, 80\\)"),
@@ -86,9 +87,25 @@ def test_a_wrong_value_is_named_with_what_is_allowed(fields, message):
 
 def test_a_batch_larger_than_the_data_is_refused():
     with pytest.raises(UserError, match=r"config.batch_size=1024 is larger than the 1,000 training images"):
-        make_plan(Config(), 1000)
+        make_plan(Config(train_split="train[:1000]"))
 
 
-def test_less_than_one_step_is_refused():
-    with pytest.raises(UserError, match="less than one of 48 steps"):
-        make_plan(Config(num_epochs=0.001, warmup_epochs=0, decay_epochs=()), 50_000)
+@pytest.mark.parametrize("fields", [{"num_epochs": 0.001, "decay_epochs": ()}, {"decay_epochs": (80, 80.001)}])
+def test_milestones_on_the_same_step_are_refused(fields):
+    with pytest.raises(UserError, match="fall on the same of 48 steps an epoch"):
+        make_plan(Config(warmup_epochs=0, **fields))
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "message"),
+    [
+        ("test", "", r"config.train_split='test' must be a part of train"),
+        ("train", "test[:100]", r"config.validation_split='test\[:100\]' must be a part of train"),
+        ("train", "train[45000:]", r"config.train_split='train' and config.validation_split='train\[45000:\]' overlap"),
+        ("train[:45001]", "train[45000:]", "overlap"),
+        ("train[:60000]", "", r"reaches beyond the 50,000 images"),
+    ],
+)
+def test_training_never_sees_what_it_is_scored_on(train, validation, message):
+    with pytest.raises(UserError, match=message):
+        make_plan(Config(train_split=train, validation_split=validation))

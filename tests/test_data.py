@@ -79,7 +79,9 @@ def test_an_epoch_visits_every_index_once_in_an_order_of_its_own():
     np.testing.assert_array_equal(first, epoch_order(KEY, 0, 1000))
 
 
-@pytest.mark.parametrize("split", ["train", "test", "train[:90]", "train[90:]", "train[-7:]", "train[25%:75%]"])
+@pytest.mark.parametrize(
+    "split", ["train", "test", "train[:90]", "train[90:]", "train[-7:]", "train[25%:75%]", "train[-9:-3]"]
+)
 def test_splits_mean_what_they_mean_to_tfds(split):
     import tensorflow_datasets as tfds
 
@@ -112,8 +114,14 @@ def test_unknown_dataset_is_refused():
 
 
 def test_empty_split_is_refused():
-    with pytest.raises(UserError, match="holds no images: synthetic has 10,000 in 'train'"):
-        load_images("synthetic", "train[20000:]")
+    with pytest.raises(UserError, match=r"the split 'train\[9:9\]' holds no images"):
+        load_images("synthetic", "train[9:9]")
+
+
+@pytest.mark.parametrize("split", ["train[:10001]", "train[-10001:]", "train[200%:]"])
+def test_a_split_beyond_the_data_is_refused(split):
+    with pytest.raises(UserError, match="reaches beyond the 10,000 images that there are"):
+        load_images("synthetic", split)
 
 
 @pytest.mark.parametrize(("dataset", "num_classes"), [("synthetic", 10), ("synthetic100", 100)])

@@ -1,6 +1,7 @@
 """What the documentation shows works, and says what is there."""
 
 import re
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -28,3 +29,10 @@ def test_the_readme_names_every_module():
     text = (ROOT / "README.md").read_text()
     for path in (ROOT / "resnet_cifar").glob("*.py"):
         assert path.name in text, path.name
+
+
+def test_requirements_are_those_of_the_package():
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    assert [line for line in lines if line and not line.startswith("jax[") and ";" not in line] == wanted[1:]
+    assert f'{wanted[0].replace("jax", "jax[cuda12]")}; sys_platform == "linux"' in lines

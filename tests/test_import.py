@@ -6,13 +6,13 @@ import sys
 
 def test_import_is_light():
     code = (
-        "import time, sys, jax, flax.linen, optax; start = time.perf_counter(); import resnet_cifar;"
+        "import time, sys, jax, flax.linen; start = time.perf_counter(); import resnet_cifar;"
         "print(time.perf_counter() - start);"
         "print([m for m in ('tensorflow_datasets', 'tensorflow', 'orbax', 'matplotlib') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     seconds, loaded = out.splitlines()
-    assert float(seconds) < 1
+    assert float(seconds) < 2
     assert loaded == "[]"
 
 

@@ -1,10 +1,15 @@
 """The command line, in processes of its own: the way from command to result, and every mistake a newcomer makes."""
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -38,7 +43,26 @@ def test_from_the_command_to_the_result_and_again(tmp_path):
     assert "Traceback" not in first.stderr and "\r" not in first.stdout + first.stderr
     assert json.loads((tmp_path / "summary.json").read_text())["config"]["num_epochs"] == 2
     again = main(*QUICK, f"--workdir={tmp_path}")
-    assert again.returncode == 0 and "resuming from the checkpoint of step 4" in again.stdout
+    assert again.returncode == 0 and "finished before" in again.stdout
+    other = main(*QUICK, "--config.seed=1", f"--workdir={tmp_path}")
+    assert other.returncode == 1 and "seed is 0 there and 1 here" in other.stderr
+
+
+def test_a_terminal_gets_a_progress_bar(tmp_path):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "main.py", *QUICK, f"--workdir={tmp_path}"],
+        cwd=ROOT, stdout=theirs, stderr=theirs, env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # Linux ends a terminal's stream with an error.
+        while part := os.read(ours, 4096):
+            shown += part
+    os.close(ours)
+    assert process.wait(120) == 0
+    assert re.search(rb"%\|.* images/s\]", shown)
 
 
 def test_dry_run_stops_before_training(tmp_path):
@@ -65,6 +89,12 @@ def test_help_shows_the_flags():
             ["--config=configs/resnet56.py", "--config.lerning_rate=1"],
             r"config.lerning_rate is unknown: did you mean learning_rate",
         ),
+        (["--config=configs/resnet56.py", "--config.depth.x=1"], r"config.depth.x is unknown"),
+        (["--config=configs/quickstart.py:paper"], r"get_config\(\) takes 0 positional arguments"),
+        (["--config=setup.cfg.py"], r"there is no config file setup.cfg.py"),
+        (["--config="], r"give a config"),
+        (["--config=tests/conftest.py"], r"the config can't be loaded: .*get_config"),
+        (["--config=configs/resnet56.py", "--config.train_split=trian"], r"the split 'trian' is unknown"),
         (["--config=configs/resnet56.py", "--config.batch_size=many"], r"config.batch_size=many"),
         (["--config=configs/resnet56.py", "--config.batch_size=64.5"], r"config.batch_size=64.5"),
         (["--config=configs/resnet56.py", "--config.learning_rate=nan"], r"learning_rate=nan is out of range"),

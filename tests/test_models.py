@@ -64,6 +64,35 @@ def test_convolutions_pad_one_pixel_on_each_side_at_stride_two():
     assert not np.allclose(got, conv(padding="SAME"), atol=1e-2)
 
 
+@pytest.mark.parametrize("shortcut", "AB")
+def test_a_block_is_the_equation_of_the_paper(shortcut):
+    """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)), with BatchNorm at its initial statistics."""
+    block = ResidualBlock(filters=32, stride=2, shortcut=shortcut, scale_init=uniform_scale)
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 16))
+    variables = block.init(jax.random.key(1), x, train=False)
+    params = variables["params"]
+
+    def conv(name, x, stride, pad):
+        return jax.lax.conv_general_dilated(
+            x, params[name]["kernel"], (stride, stride), ((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
+
+    def norm(name, x):
+        return x * params[name]["scale"].reshape(1, 1, 1, -1) / np.sqrt(1 + 1e-5)
+
+    y = norm("bn2", conv("conv2", jax.nn.relu(norm("bn1", conv("conv1", x, 2, 1))), 1, 1))
+    if shortcut == "A":
+        x = jnp.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (8, 8)))
+    else:
+        x = norm("shortcut_bn", conv("shortcut_conv", x, 2, 0))
+    np.testing.assert_allclose(block.apply(variables, block_input(), train=False), jax.nn.relu(x + y), atol=1e-5)
+
+
+def block_input():
+    return jax.random.normal(jax.random.key(0), (2, 8, 8, 16))
+
+
 def test_shortcut_a_takes_every_second_pixel_and_puts_zeros_on_both_sides():
     x = jnp.arange(4 * 4 * 2.0).reshape(1, 4, 4, 2)
     padded = pad_channels(x[:, ::2, ::2], 4)
@@ -99,6 +128,19 @@ def test_initial_values():
     assert abs(kernel).max() > 3 * sigma  # Not truncated, as `nn.initializers.he_normal` would be.
     scale = np.asarray(uniform_scale(jax.random.key(0), (10_000,)))
     assert scale.min() >= 0 and scale.max() < 1 and abs(scale.mean() - 0.5) < 0.02
+
+
+def test_the_model_uses_its_initializers():
+    params = ResNet(8, shortcut="B", scale_init=uniform_scale).init(jax.random.key(0), IMAGES, train=False)["params"]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name.endswith("kernel"):
+            expected = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+            assert abs(leaf.std() / expected - 1) < 4 / np.sqrt(leaf.size), name
+        elif name.endswith("scale"):
+            assert 0 <= leaf.min() < leaf.max() < 1 and leaf.std() > 0.15, name
+        else:
+            assert not leaf.any(), name
 
 
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():

@@ -35,6 +35,8 @@ def test_schedule_refuses_what_makes_no_sense():
         learning_rate_schedule(0.1, decay_steps=(20, 10))
     with pytest.raises(ValueError, match="must ascend"):
         learning_rate_schedule(0.1, warmup_steps=30, decay_steps=(20,))
+    with pytest.raises(ValueError, match="without repeats"):
+        learning_rate_schedule(0.1, decay_steps=(10, 10))
     with pytest.raises(ValueError, match="warmup='cosine' is unknown"):
         learning_rate_schedule(0.1, warmup="cosine")
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import math
+import re
 import shutil
 
 import jax
@@ -9,9 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resnet_cifar import describe, runlog
 from resnet_cifar.checkpoint import fields
+from resnet_cifar.config import Config
 from resnet_cifar.errors import UserError
-from resnet_cifar.run import Run
+from resnet_cifar.run import Run, blank_splits, mean_metrics
 from resnet_cifar.runlog import read_rows
 from resnet_cifar.train import dry_run, train_and_evaluate
 
@@ -23,8 +27,6 @@ def untimed(rows):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """Return a config, the folder of its finished run, and the last state."""
-    from resnet_cifar.config import Config
-
     config = Config(
         depth=8,
         dataset="synthetic",
@@ -44,7 +46,9 @@ def test_a_run_leaves_its_files(finished):
     _, folder, _ = finished
     names = {path.name for path in folder.iterdir() if "tfevents" not in path.name}
     assert names == {"config.json", "metrics.jsonl", "summary.json", "curves.png", "checkpoints"}
-    assert len(list(folder.glob("*tfevents*"))) == 1
+    (events,) = folder.glob("*tfevents*")
+    assert b"test/accuracy" in events.read_bytes()
+    assert json.loads((folder / "config.json").read_text())["batch_size"] == 32
     with Image.open(folder / "curves.png") as picture:
         assert picture.width > 1000
 
@@ -72,11 +76,59 @@ def test_the_summary_says_it_all(finished):
     assert "CPU" in summary["device"]
 
 
-def test_test_images_are_scored_whatever_the_batch_size(finished):
-    """2,000 images in batches of 32 leave a tail of 16; `mean_metrics` asserts the total."""
-    _, folder, _ = finished
-    accuracy = read_rows(folder)[-1]["accuracy"]
-    assert abs(accuracy * 2000 - round(accuracy * 2000)) < 1e-6
+def test_every_test_image_is_scored_once():
+    sums = [{name: np.array([value]) for name, value in part.items()} for part in (
+        {"loss_sum": 30.0, "correct": 8.0, "correct_top5": 9.0, "count": 10.0},
+        {"loss_sum": 3.0, "correct": 1.0, "correct_top5": 3.0, "count": 5.0},
+    )]  # fmt: skip
+    assert mean_metrics(sums, expected=15) == {"loss": 2.2, "accuracy": 0.6, "top5_accuracy": 0.8}
+    with pytest.raises(RuntimeError, match="15 images were scored instead of 16"):
+        mean_metrics(sums, expected=16)
+
+
+def test_the_run_is_built_from_its_config(tiny):
+    """Scale, seed, momentum, decay and schedule arrive where they belong."""
+    states = {
+        name: Run(dataclasses.replace(tiny, **fields), load=blank_splits).init_state()
+        for name, fields in {
+            "uniform": {},
+            "ones": {"bn_scale_init": "ones"},
+            "seed": {"seed": 1},
+            "sgd": {"momentum": 0.5, "weight_decay": 0.01},
+        }.items()
+    }
+    scales = {name: state.params["stem_bn"]["scale"] for name, state in states.items()}
+    assert (scales["ones"] == 1).all() and (scales["uniform"] < 1).all()
+    assert (states["seed"].params["stem_conv"]["kernel"] != states["uniform"].params["stem_conv"]["kernel"]).all()
+
+    state = states["sgd"]
+    params, opt_state, grads = state.params, state.opt_state, jax.tree.map(np.ones_like, state.params)
+    value, buffer = np.float64(params["head"]["kernel"][0, 0]), 0.0
+    for rate in (0.0, 0.025, 0.05):  # Four steps of warm-up to 0.1.
+        updates, opt_state = state.tx.update(grads, opt_state, params)
+        params = jax.tree.map(np.add, params, updates)
+        buffer = 0.5 * buffer + 1 + 0.01 * value
+        value -= rate * buffer
+    np.testing.assert_allclose(params["head"]["kernel"][0, 0], value, rtol=1e-5)
+
+
+def test_a_seed_has_an_order_of_its_own(tiny):
+    orders = [np.asarray(run._order(run._order_key, np.int32(epoch))) for run in (Run(tiny, load=blank_splits),
+              Run(dataclasses.replace(tiny, seed=1), load=blank_splits)) for epoch in (0, 1)]  # fmt: skip
+    assert len({tuple(order) for order in orders}) == 4
+
+
+def test_one_dispatch_an_epoch_as_on_accelerators_trains_the_same(tiny):
+    results = []
+    for steps_per_dispatch in (1, 4):
+        run = Run(tiny)
+        run.steps_per_dispatch = steps_per_dispatch
+        done = []
+        state, row = run.train_epoch(run.init_state(), 0, 4, done.append)
+        state, _ = run.train_epoch(state, 1, 2, done.append)  # A last epoch cut short.
+        assert sum(done) == 6
+        results.append((row["loss"], run.evaluate(state, "test")["loss"]))
+    np.testing.assert_allclose(*results, rtol=1e-2)
 
 
 def test_resume_equals_uninterrupted_run(finished, tmp_path, monkeypatch):
@@ -107,8 +159,9 @@ def test_a_finished_run_started_again_changes_nothing(finished, tmp_path, capsys
     shutil.copytree(folder, tmp_path / "copy")
     again = train_and_evaluate(config, tmp_path / "copy")
     jax.tree.map(np.testing.assert_array_equal, fields(again), fields(state))
-    assert (tmp_path / "copy" / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
-    assert "resuming from the checkpoint of step 14" in capsys.readouterr().out
+    for name in ("metrics.jsonl", "summary.json"):
+        assert (tmp_path / "copy" / name).read_text() == (folder / name).read_text()
+    assert "finished before" in capsys.readouterr().out
 
 
 def test_another_config_in_the_same_workdir_is_refused(finished):
@@ -136,7 +189,21 @@ def test_validation_is_watched_and_the_test_set_scored_once_at_the_end(tiny, tmp
     train_and_evaluate(config, tmp_path)
     rows = [(row["epoch"], row["split"]) for row in read_rows(tmp_path) if row["split"] != "train"]
     assert rows == [(2, "validation"), (4, "validation"), (4, "test")]
-    assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} >= {12, 16}
+
+
+def test_the_best_by_validation_outlives_newer_checkpoints_and_the_test_set_chooses_none(tiny, tmp_path, monkeypatch):
+    scores = {"validation": iter([0.3, 0.9, 0.5, 0.4]), "test": iter([0.9, 0.1, 0.1, 0.1, 0.1])}
+
+    def scripted(self, state, split):
+        accuracy = next(scores[split])
+        return {"loss": 1.0, "accuracy": accuracy, "top5_accuracy": 1.0}
+
+    monkeypatch.setattr(Run, "evaluate", scripted)
+    train_and_evaluate(dataclasses.replace(tiny, validation_split="train[130:200]"), tmp_path / "validated")
+    train_and_evaluate(tiny, tmp_path / "tested")
+    kept = {name: sorted(int(path.name) for path in (tmp_path / name / "checkpoints").iterdir())
+            for name in ("validated", "tested")}  # fmt: skip
+    assert kept == {"validated": [8, 12, 16], "tested": [12, 16]}
 
 
 def test_four_devices_train_like_one(tiny, monkeypatch):
@@ -160,10 +227,53 @@ def test_a_batch_that_the_devices_cannot_share_is_refused(tiny):
         Run(dataclasses.replace(tiny, batch_size=30))
 
 
+def test_the_header_takes_its_rates_from_the_schedule(tiny):
+    config = dataclasses.replace(tiny, warmup="constant", decay_factor=0.5)
+    lines = describe.schedule_lines(Run(config, load=blank_splits))
+    assert [line.split("learning rate ")[1] for line in lines] == [
+        "0.05 until step 4 (epoch 1)",
+        "0.1 until step 8 (epoch 2)",
+        "0.05 until step 12 (epoch 3)",
+        "0.025 until step 16 (epoch 4)",
+    ]
+
+
+def test_dry_run_needs_no_data(tmp_path, capsys):
+    dry_run(Config(depth=8, batch_size=32, data_dir=str(tmp_path)))
+    out = capsys.readouterr().out
+    assert f"cifar10, not yet in {tmp_path}: 50,000 train, 10,000 test" in out
+
+
+def test_without_a_terminal_a_line_tells_of_long_epochs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runlog, "PLAIN_LINE_SECONDS", 0)
+    with runlog.RunLog(tmp_path, step=0, num_steps=10, steps_per_epoch=10, batch_size=8) as log:
+        log.advance(5)
+    assert re.search(r"step 5 of 10  [\d,]+ images/s .* 0:00:00 left", capsys.readouterr().out)
+
+
+def test_a_nan_is_null_in_the_files(tmp_path):
+    with runlog.RunLog(tmp_path, step=0, num_steps=1, steps_per_epoch=1, batch_size=8) as log:
+        log.record(1, "test", {"loss": math.nan, "accuracy": 0.1})
+    assert '"loss": null' in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_a_config_that_is_no_config_is_refused(tiny, tmp_path):
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"holds a config.json that is not a config"):
+        train_and_evaluate(tiny, tmp_path)
+
+
 def test_dry_run_tells_the_costs_and_writes_nothing(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     dry_run(tiny)
     out = capsys.readouterr().out
-    for part in ("75,290 parameters", "16 of 32 images, 4 an epoch", "until step 8 (epoch 2)", "GFLOP a step", "MB"):
+    for part in (
+        "75,290 parameters",
+        "16 of 32 images, 4 an epoch",
+        "rising from 0 to 0.1 until step 4 (epoch 1)",
+        "until step 8 (epoch 2)",
+        "GFLOP a step",
+        "MB",
+    ):
         assert part in out
     assert not list(tmp_path.iterdir())
