@@ -33,11 +33,11 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
     with Checkpoints(folder, describe.explanation(run), validated=run.watched == "validation") as checkpoints:
         state, resumed = checkpoints.restore(run.init_state())
         step = int(state.step)
+        if step == plan.num_steps and (folder / "summary.json").exists():
+            print(f"finished before: see {folder / 'summary.json'}")
+            return state
         lengths = {"num_steps": plan.num_steps, "steps_per_epoch": plan.steps_per_epoch}
         with RunLog(folder, step=step, batch_size=config.batch_size, **lengths) as log:
-            if step == plan.num_steps and (folder / "summary.json").exists():
-                log.say(f"finished before: see {folder / 'summary.json'}")
-                return state
             if resumed:
                 log.say(f"resuming from the checkpoint of step {step:,} (epoch {step / plan.steps_per_epoch:g})")
             while step < plan.num_steps:

@@ -17,7 +17,7 @@ def strict_dtypes():
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> Config:
     """Return a run of 4 epochs of 4 steps that takes a few seconds: depth 8 is the smallest of the family."""
     return Config(

@@ -25,19 +25,9 @@ def untimed(rows):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tiny, tmp_path_factory):
     """Return a config, the folder of its finished run, and the last state."""
-    config = Config(
-        depth=8,
-        dataset="synthetic",
-        train_split="train[:130]",
-        batch_size=32,
-        num_epochs=3.5,
-        learning_rate=0.1,
-        warmup_epochs=1,
-        decay_epochs=(2, 3),
-        checkpoint_every_epochs=1,
-    )
+    config = dataclasses.replace(tiny, num_epochs=3.5)
     folder = tmp_path_factory.mktemp("run") / "with a space"
     return config, folder, train_and_evaluate(config, folder)
 
@@ -159,6 +149,8 @@ def test_a_finished_run_started_again_changes_nothing(finished, tmp_path, capsys
     shutil.copytree(folder, tmp_path / "copy")
     again = train_and_evaluate(config, tmp_path / "copy")
     jax.tree.map(np.testing.assert_array_equal, fields(again), fields(state))
+    files = [sorted(path.relative_to(top) for path in top.iterdir()) for top in (folder, tmp_path / "copy")]
+    assert files[0] == files[1]
     for name in ("metrics.jsonl", "summary.json"):
         assert (tmp_path / "copy" / name).read_text() == (folder / name).read_text()
     assert "finished before" in capsys.readouterr().out
