@@ -4,6 +4,7 @@ TFDS downloads, verifies and stores the images; preparing them goes through a su
 three places where TFDS would import TensorFlow.
 """
 
+import contextlib
 import hashlib
 import http.client
 import io
@@ -12,7 +13,6 @@ import os
 import re
 import sys
 import tarfile
-import tempfile
 import threading
 import urllib.request
 from pathlib import Path
@@ -118,13 +118,16 @@ def read_cache(cache: Path, source: bytes) -> memoryview | None:
 
 
 def write_cache(cache: Path, source: bytes, body: bytes) -> None:
-    """Write a cache in one atomic step; where the folder can't be written, leave it at that."""
+    """Write a cache in one atomic step, for all who may read the folder; where it can't be written, go without."""
+    part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
     try:
-        with tempfile.NamedTemporaryFile(dir=cache.parent, prefix=cache.name, delete=False) as file:
+        with part.open("wb") as file:
             file.write(source + hashlib.sha256(body).digest())
             file.write(body)
-        os.replace(file.name, cache)
+        os.replace(part, cache)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
         print(f"no cache beside the data, the next start will be some seconds slower: {error}", file=sys.stderr)
 
 

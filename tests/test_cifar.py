@@ -157,12 +157,19 @@ def test_a_folder_that_cannot_be_written_goes_without_a_cache(prepared, tmp_path
     folder, pixels = prepared
     (folder / "train.resnet_cifar_cache").unlink()
 
-    def refuse(**_):
+    def refuse(*_):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr(cifar.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(cifar.os, "replace", refuse)
     np.testing.assert_array_equal(load_images("cifar10", "train", str(tmp_path)).images, pixels)
     assert "no cache beside the data" in capsys.readouterr().err
+    assert not list(folder.glob("*.part"))
+
+
+def test_a_cache_can_be_read_by_all_who_share_the_folder(prepared):
+    folder, _ = prepared
+    (shard,) = folder.glob("cifar10-train.array_record*")
+    assert (folder / "train.resnet_cifar_cache").stat().st_mode == shard.stat().st_mode
 
 
 def test_a_tfrecord_copy_gets_a_sentence(prepared, tmp_path):
