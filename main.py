@@ -3,7 +3,8 @@
   python main.py --config=configs/resnet56.py
   python main.py --config=configs/resnet56.py:paper --config.dataset=cifar100 --config.seed=3
 
-The fields of a config are in resnet_cifar/config.py.
+The fields of a config are in resnet_cifar/config.py. A config file is a Python program and may do all that you may: run
+those that you trust.
 """
 
 import dataclasses
@@ -17,15 +18,18 @@ from ml_collections import config_flags
 
 from resnet_cifar.config import Config, unknown, validate
 from resnet_cifar.errors import UserError
+from resnet_cifar.stop import Stop, Stopped
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, and a recipe after a colon.")
+CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, a Python program; a recipe after a colon.")
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder for the run's files; by default runs/<what runs>.")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what the run would be, and stop.")
+STOP = Stop()
 
 
 def main(argv: list[str]) -> None:
     """Run what the flags say."""
-    logging.set_verbosity(logging.WARNING)  # The libraries' news is not the user's.
+    logging.set_verbosity(logging.FATAL)  # The libraries' news is not the user's; what fails is said in a sentence.
+    sys.unraisablehook = drop_closed_loops
     try:
         if len(argv) > 1:
             raise UserError(f"unexpected argument {argv[1]!r}: flags begin with --, as in --config.depth=20")
@@ -38,12 +42,14 @@ def main(argv: list[str]) -> None:
         if DRY_RUN.value:
             train.dry_run(config)
         else:
-            train.train_and_evaluate(config, WORKDIR.value or default_workdir(config))
+            train.train_and_evaluate(config, WORKDIR.value or default_workdir(config), STOP)
     except UserError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from the newest checkpoint, if there is one", file=sys.stderr)
-        sys.exit(130)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + (STOP.signal or 0))  # 143 after SIGTERM, 130 after SIGINT: what a shell says of them.
+    finally:
+        STOP.ignore()
 
 
 def default_workdir(config: Config) -> str:
@@ -51,6 +57,12 @@ def default_workdir(config: Config) -> str:
     recipe = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[2]
     recipe = "" if recipe == "card" else recipe
     return "-".join(filter(None, [f"runs/resnet{config.depth}", config.dataset, recipe, f"seed{config.seed}"]))
+
+
+def drop_closed_loops(unraisable) -> None:
+    """Leave out what tensorstore's threads print, in pages, once orbax has given up a save or a restore."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -84,4 +96,5 @@ def check_config_flags(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    STOP.listen()
     app.run(main, flags_parser=parse_flags)

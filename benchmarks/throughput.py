@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
 def time_bare_step(config: Config, repeats: int) -> list[float]:
     """Return images per second of `train_step` alone, once for each repeat."""
     run = Run(config)
-    state = run.init_state()
+    state = run.place(run.init_state())
     images = jax.random.normal(jax.random.key(0), (config.batch_size, 32, 32, 3), run.dtype)
     batch = {"image": images, "label": jnp.arange(config.batch_size) % 10}
     step = train_step.lower(state, batch).compile()

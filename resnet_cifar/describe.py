@@ -54,7 +54,7 @@ def schedule_lines(run: Run) -> list[str]:
 def costs(run: Run) -> list[str]:
     """Compile a training step; return the lines that say what it takes."""
     size = run.config.batch_size
-    state = run.init_state()
+    state = run.place(run.init_state())
     rows = np.zeros((run.steps_per_dispatch, size), np.int32)
     memory = run.compiled("train", state, rows).memory_analysis()
     batch = {
@@ -85,8 +85,20 @@ def explanation(run: Run) -> dict[str, Any]:
         "config": dataclasses.asdict(run.config),
         "preprocessing": {"mean": dataset.mean, "std": dataset.std},
         "class_names": class_names(run.config.dataset, run.config.data_dir),
-        "versions": versions(),
+        **circumstances(),
     }
+
+
+def changed(saved: dict[str, Any]) -> list[str]:
+    """Return what is no longer as a checkpoint's explanation says, and may change the bits of a result."""
+    old, new = ({**there.get("versions", {}), **there} for there in (saved, circumstances()))
+    names = [name for name in new if name != "versions" and name in old and old[name] != new[name]]
+    return [f"{name} was {old[name]!r} and is {new[name]!r}" for name in names]
+
+
+def circumstances() -> dict[str, Any]:
+    """Return what a result depends on besides its config."""
+    return {"device": device_name(), "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""), "versions": versions()}
 
 
 def summary(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -103,12 +115,11 @@ def summary(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
         },
         "train_seconds": seconds,
         "eval_seconds": sum(row.get("eval_seconds", 0.0) for row in rows),
-        "compile_seconds": sum(row.get("compile_seconds", 0.0) for row in rows),
+        "compile_seconds": run.compile_seconds,
         "images_per_second": run.plan.num_steps * run.config.batch_size / seconds,
         "parameters": parameters(run),
         "steps": run.plan.num_steps,
-        "device": device_name(),
-        "versions": versions(),
+        **circumstances(),
         "config": dataclasses.asdict(run.config),
     }
 

@@ -1,10 +1,10 @@
-"""What a config stands for: the plan in steps, the images on the devices, the compiled steps."""
+"""A run in memory: the images on the devices, the compiled steps, and one epoch or evaluation after the other."""
 
-import itertools
+import math
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,77 +12,22 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from resnet_cifar.config import Config
-from resnet_cifar.data import DATASETS, Images, epoch_order, load_images, normalize, parse_split, positions
+from resnet_cifar.data import DATASETS, Images, epoch_order, normalize
 from resnet_cifar.epochs import eval_indices, eval_steps, train_steps
 from resnet_cifar.errors import UserError
 from resnet_cifar.models import ResNet, uniform_scale
 from resnet_cifar.optim import learning_rate_schedule, make_optimizer
+from resnet_cifar.plan import load_splits, make_plan
 from resnet_cifar.steps import TrainState, create_train_state
+from resnet_cifar.stop import Stop
 
-
-class Plan(NamedTuple):
-    """A recipe in steps."""
-
-    steps_per_epoch: int
-    num_steps: int
-    warmup_steps: int
-    decay_steps: tuple[int, ...]
-
-
-def make_plan(config: Config) -> Plan:
-    """Turn the epochs of a config into steps, a last partial batch of an epoch dropped; UserError if they don't fit."""
-    ranges = split_ranges(config)
-    size, num_images = config.batch_size, len(ranges["train"])
-    if size > num_images:
-        raise UserError(f"config.batch_size={size} is larger than the {num_images:,} training images")
-    if size % jax.device_count():
-        raise UserError(f"config.batch_size={size} must be a multiple of the {jax.device_count()} devices")
-    steps_per_epoch = num_images // size
-    epochs = (config.warmup_epochs, *config.decay_epochs, config.num_epochs)
-    steps = [round(epoch * steps_per_epoch) for epoch in epochs]
-    if any(a >= b for a, b in itertools.pairwise(steps)):
-        raise UserError(f"milestones at epochs {epochs} fall on the same of {steps_per_epoch} steps an epoch")
-    return Plan(steps_per_epoch, steps[-1], steps[0], tuple(steps[1:-1]))
-
-
-def split_ranges(config: Config) -> dict[str, range]:
-    """Return the positions that "train", "test" and perhaps "validation" take up in the data set's own splits.
-
-    Raises:
-      UserError: a split is no part of the data, or training would see what it is scored on.
-    """
-    sizes = DATASETS[config.dataset].sizes
-    splits = {"train": config.train_split, "validation": config.validation_split, "test": "test"}
-    ranges = {name: positions(split, sizes[parse_split(split)[0]]) for name, split in splits.items() if split}
-    for name in ranges.keys() - {"test"}:
-        if parse_split(splits[name])[0] != "train":
-            raise UserError(
-                f"config.{name}_split={splits[name]!r} must be a part of train: the test set is for the end"
-            )
-    train, validation = ranges["train"], ranges.get("validation", range(0))
-    if max(train.start, validation.start) < min(train.stop, validation.stop):
-        raise UserError(
-            f"config.train_split={config.train_split!r} and config.validation_split={config.validation_split!r} overlap"
-        )
-    return ranges
-
-
-def load_splits(config: Config) -> dict[str, Images]:
-    """Load the splits that a config names into host memory."""
-    ranges = split_ranges(config)
-    loaded = {name: load_images(config.dataset, name, config.data_dir, seed=config.seed) for name in ("train", "test")}
-    return {
-        name: Images(*(array[chosen.start : chosen.stop] for array in loaded["test" if name == "test" else "train"]))
-        for name, chosen in ranges.items()
-    }
-
-
-def blank_splits(config: Config) -> dict[str, Images]:
-    """Return black images in place of those that a config names, for a run that is not to be trained."""
-    return {
-        name: Images(np.zeros((len(chosen), 32, 32, 3), np.uint8), np.zeros(len(chosen), np.int32))
-        for name, chosen in split_ranges(config).items()
-    }
+# A signal is answered after the dispatch under way and the one that waits.
+LONGEST_DISPATCH_SECONDS = 5
+AFTER_DIVERGENCE = (
+    "the run has diverged and ends here. Checkpoints from before are as they were; the same command would come to the "
+    "same step, so try a lower --config.learning_rate or another --config.seed, in another --workdir"
+)
+Sums = dict[str, float]  # Of metrics and seconds, over the steps since the last row.
 
 
 class Run:
@@ -138,56 +83,125 @@ class Run:
         order = jax.jit(partial(epoch_order, n=len(self.images["train"].labels)))
         self._order = order.lower(self._order_key, np.int32(0)).compile()
         self.compile_seconds = time.perf_counter() - start
+        self._last_norm = math.nan
 
     def init_state(self) -> TrainState:
-        """Draw the parameters: the state at step 0, a copy on every device."""
-        config = self.config
-        tx = make_optimizer(self.schedule, momentum=config.momentum, weight_decay=config.weight_decay)
-        return jax.device_put(create_train_state(self._init_key, self.model, tx), self._replicated)
+        """Draw the parameters: the state at step 0."""
+        tx = make_optimizer(self.schedule, momentum=self.config.momentum, weight_decay=self.config.weight_decay)
+        return create_train_state(self._init_key, self.model, tx)
+
+    def place(self, state: TrainState) -> TrainState:
+        """Put a copy of a state on every device."""
+        return jax.device_put(state, self._replicated)
+
+    def epoch_end(self, step: int) -> int:
+        """Return the step at which the epoch that follows `step` ends, or the run within it."""
+        return min((step // self.plan.steps_per_epoch + 1) * self.plan.steps_per_epoch, self.plan.num_steps)
+
+    def compile(self, state: TrainState, step: int) -> None:
+        """Compile all that is left to run from a step on, while there is nothing to lose yet."""
+        order = np.zeros((self.plan.steps_per_epoch, self.config.batch_size), np.int32)
+        while step < self.plan.num_steps:
+            end = self.epoch_end(step)
+            for rows in self._cut(order[: end - step]):
+                self.compiled("train", state, rows)
+            step = end
+        for split in (self.watched, "test"):
+            for rows in self._cut(eval_indices(len(self.images[split].labels), self.config.batch_size)):
+                self.compiled(split, state, rows)
 
     def train_epoch(
-        self, state: TrainState, epoch: int, steps: int, advance: Callable[[int], None]
-    ) -> tuple[TrainState, dict[str, float]]:
-        """Make the first `steps` steps of an epoch.
+        self, state: TrainState, step: int, sums: Sums, *, advance: Callable[[int], None], stop: Stop
+    ) -> tuple[TrainState, int, Sums]:
+        """Train to the end of the epoch, or to where the dispatches under way end once a stop is asked for.
 
         Args:
-          state: at the beginning of the epoch; donated.
-          epoch: its number, from 0.
-          steps: `plan.steps_per_epoch`, or fewer in a last epoch cut short.
+          state: the one after `step` steps; donated.
+          step: where to go on, at the beginning of an epoch or in the middle of it.
+          sums: over the steps of this epoch that have been made before; empty at its beginning.
           advance: called with the number of steps that have been finished since the last call.
+          stop: polled between dispatches.
 
         Returns:
-          The state after them, and a row of metrics.
-        """
-        size = self.config.batch_size
-        start, compiled = time.perf_counter(), self.compile_seconds
-        order = np.asarray(self._order(self._order_key, np.int32(epoch)))
-        sums = []
-        for rows in cut(order[: steps * size].reshape(steps, size), self.steps_per_dispatch):
-            state, metrics = self.dispatch("train", state, rows)
-            if sums:  # One dispatch is always waiting while another is under way, and never more.
-                advance(len(jax.block_until_ready(sums[-1])["count"]))
-            sums.append(metrics)
-        row = mean_metrics(sums)
-        advance(len(sums[-1]["count"]))
-        compiling = self.compile_seconds - compiled
-        seconds = time.perf_counter() - start - compiling
-        row["learning_rate"] = np.asarray(self.schedule(epoch * self.plan.steps_per_epoch + steps - 1)).item()
-        times = {"train_seconds": seconds, "compile_seconds": compiling, "images_per_second": steps * size / seconds}
-        return state, row | times
+          The next state, its step, and the sums up to it.
 
-    def evaluate(self, state: TrainState, split: str) -> dict[str, float]:
-        """Score every image of a split exactly once; returns a row of metrics."""
-        n = len(self.images[split].labels)
+        Raises:
+          UserError: the loss or the gradient is not finite.
+        """
+        first, size, sums = step, self.config.batch_size, dict(sums)
         start, compiled = time.perf_counter(), self.compile_seconds
-        indices = eval_indices(n, self.config.batch_size)
-        sums = [  # One after the other: XLA's CPU devices deadlock over independent programs with collectives.
-            jax.block_until_ready(self.dispatch(split, state, rows))
-            for rows in cut(indices, 1 if self.steps_per_dispatch == 1 else len(indices))
-        ]
+        epoch, done = divmod(step, self.plan.steps_per_epoch)
+        order = np.asarray(self._order(self._order_key, np.int32(epoch)))
+        rows = order[done * size : (done + self.epoch_end(step) - step) * size].reshape(-1, size)
+        waiting = []  # One dispatch is always waiting while another is under way, and never more.
+
+        def finish(metrics: dict[str, Any]) -> None:
+            nonlocal step
+            metrics = jax.device_get(metrics)
+            self._check_finite(metrics, step)
+            add(sums, metrics)
+            step += len(metrics["count"])
+            advance(len(metrics["count"]))
+
+        for piece in self._cut(rows):
+            if stop.signal:
+                break
+            state, metrics = self.dispatch("train", state, piece)
+            waiting.append(metrics)
+            if len(waiting) > 1:
+                finish(waiting.pop(0))
+        for metrics in waiting:
+            finish(metrics)
+        seconds = time.perf_counter() - start - (self.compile_seconds - compiled)
+        sums["train_seconds"] = sums.get("train_seconds", 0.0) + seconds
+        while self.steps_per_dispatch > 1 and self.steps_per_dispatch * seconds > LONGEST_DISPATCH_SECONDS * (
+            step - first
+        ):
+            self.steps_per_dispatch = -(-self.steps_per_dispatch // 2)
+        return state, step, sums
+
+    def train_row(self, step: int, sums: Sums) -> dict[str, float]:
+        """Return the row of metrics for the steps that end at `step`."""
+        return mean_metrics(sums) | {
+            "grad_norm": sums["grad_norm"] / sums["steps"],
+            "learning_rate": self.learning_rate(step - 1),
+            "train_seconds": sums["train_seconds"],
+            "images_per_second": sums["count"] / sums["train_seconds"],
+        }
+
+    def evaluate(self, state: TrainState, split: str, stop: Stop) -> dict[str, float] | None:
+        """Score every image of a split exactly once; returns a row of metrics, or None once a stop is asked for."""
+        start, sums = time.perf_counter(), {}
+        n = len(self.images[split].labels)
+        for rows in self._cut(eval_indices(n, self.config.batch_size)):
+            if stop.signal:
+                return None
+            # One after the other: XLA's CPU devices deadlock over independent programs with collectives.
+            add(sums, jax.device_get(self.dispatch(split, state, rows)))
         row = mean_metrics(sums, expected=n)
-        compiling = self.compile_seconds - compiled
-        return row | {"eval_seconds": time.perf_counter() - start - compiling, "compile_seconds": compiling}
+        if not math.isfinite(row["loss"]):
+            raise UserError(f"the loss of the {split} split is {row['loss']}: {AFTER_DIVERGENCE}")
+        return row | {"eval_seconds": time.perf_counter() - start}
+
+    def learning_rate(self, step: int) -> float:
+        """Return the rate of the update that follows `step` updates."""
+        return np.asarray(self.schedule(step)).item()
+
+    def _check_finite(self, metrics: dict[str, np.ndarray], step: int) -> None:
+        """Raise a UserError at the first of some steps, which follow `step`, that diverged."""
+        norms = metrics["grad_norm"]
+        for i in np.flatnonzero(~np.isfinite(metrics["loss_sum"] + norms))[:1]:
+            before = norms[i - 1] if i else self._last_norm
+            raise UserError(
+                f"step {step + i + 1:,} (epoch {(step + i + 1) / self.plan.steps_per_epoch:.2f}), at learning rate "
+                f"{self.learning_rate(step + i):.4g}, has the loss {metrics['loss_sum'][i] / metrics['count'][i]:.4g} "
+                f"and a gradient of norm {norms[i]:.4g}, after {before:.4g} in the step before: {AFTER_DIVERGENCE}"
+            )
+        self._last_norm = norms[-1]
+
+    def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Cut rows of indices into dispatches; the last may be shorter."""
+        return [rows[start : start + self.steps_per_dispatch] for start in range(0, len(rows), self.steps_per_dispatch)]
 
     def dispatch(self, split: str, state: TrainState, rows: np.ndarray) -> Any:
         """Run `train_steps` over images of the train split (the state is donated), `eval_steps` over those of another.
@@ -216,17 +230,16 @@ class Run:
         return (state, self.images[split], placed) + ((self._augment_key,) if split == "train" else ())
 
 
-def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Cut an array into pieces of `size` rows; the last may be shorter."""
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+def add(sums: Sums, metrics: dict[str, np.ndarray]) -> None:
+    """Add the metrics of some steps, each [steps], to the sums."""
+    for name, values in metrics.items():
+        sums[name] = sums.get(name, 0.0) + float(np.sum(values, dtype=np.float64))
+    sums["steps"] = sums.get("steps", 0) + len(metrics["count"])
 
 
-def mean_metrics(sums: list[dict[str, Any]], expected: int | None = None) -> dict[str, float]:
-    """Wait for the sums of all dispatches, add them up and divide them by the number of images."""
-    sums = jax.device_get(sums)
-    total = {name: float(sum(np.sum(part[name], dtype=np.float64) for part in sums)) for name in sums[0]}
-    count = total["count"]
-    if expected is not None and count != expected:
-        raise RuntimeError(f"{count:g} images were scored instead of {expected}")
+def mean_metrics(sums: Sums, expected: int | None = None) -> dict[str, float]:
+    """Divide sums by the number of images, which must be the expected one where there is one."""
+    if expected is not None and sums["count"] != expected:
+        raise RuntimeError(f"{sums['count']:g} images were scored instead of {expected}")
     names = {"loss": "loss_sum", "accuracy": "correct", "top5_accuracy": "correct_top5"}
-    return {name: total[key] / count for name, key in names.items() if key in total}
+    return {name: sums[key] / sums["count"] for name, key in names.items() if key in sums}

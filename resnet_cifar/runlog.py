@@ -2,14 +2,15 @@
 
 import datetime
 import json
-import math
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import tensorboardX
 import tqdm
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+from tensorboardX.summary import scalar
 
 from resnet_cifar.plots import plot_curves
 from resnet_cifar.workdir import write_atomically
@@ -31,7 +32,9 @@ class RunLog:
         self.rows = [row for row in read_rows(workdir) if row["step"] <= step]
         write_atomically(workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
         self._file = (workdir / "metrics.jsonl").open("a")
-        self._events = tensorboardX.SummaryWriter(str(workdir), purge_step=step + 1 if step else None)
+        # Not through SummaryWriter: once its thread has met a full disk, the next event waits for ever.
+        self._events = EventsWriter(str(workdir / "events"))
+        self._write_event(step + 1, session_log={"status": 1})  # Hides what an earlier start wrote from there on.
         self._bar = tqdm.tqdm(
             total=num_steps * batch_size,
             initial=step * batch_size,
@@ -74,17 +77,20 @@ class RunLog:
         """Add one row, to the files and to the screen."""
         row = {"step": step, "epoch": round(step / self._steps_per_epoch, 3), "split": split, **values}
         self.rows.append(row)
-        # JSON has no NaN.
-        finite = {k: v if isinstance(v, str) or math.isfinite(v) else None for k, v in row.items()}
-        self._file.write(json.dumps(finite) + "\n")
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._events.add_scalar(f"{split}/{name}", value, step)
+            self._write_event(step, summary=scalar(f"{split}/{name}", value))
+        self._events.flush()
         self.say(format_row(row))
 
-    def has(self, step: int, split: str) -> bool:
-        """Tell whether there is a row of this step and split."""
-        return any(row["step"] == step and row["split"] == split for row in self.rows)
+    def _write_event(self, step: int, **content: Any) -> None:
+        event = event_pb2.Event(wall_time=time.time(), step=step, **content)  # pyright: ignore[reportAttributeAccessIssue]
+        self._events.write_event(event)
+
+    def row(self, step: int, split: str) -> dict[str, Any]:
+        """Return the row of this step and split, an empty one where there is none."""
+        return next((row for row in self.rows if row["step"] == step and row["split"] == split), {})
 
     def finish(self, summary: dict[str, Any], *, title: str, learning_rates: list[tuple[float, float]]) -> None:
         """Write `curves.png` and then `summary.json`, which says that the run is complete."""

@@ -75,7 +75,8 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     BatchNorm and the loss see the whole of it. Every row counts: padding (label -1) is for `eval_step` alone.
 
     Returns:
-      The next state, and the sums `loss_sum`, `correct` and `count` over the batch, before the update.
+      The next state, and of the batch, before the update: the sums `loss_sum`, `correct` and `count`, and `grad_norm`,
+      the L2 norm of the gradient of the mean loss.
     """
 
     def mean_loss(params):
@@ -88,7 +89,12 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
     updates, opt_state = state.tx.update(grads, state.opt_state, state.params)
     count = jnp.float32(len(batch["label"]))
-    metrics = {"loss_sum": loss * count, "correct": top_k_hits(logits, batch["label"], 1).sum(), "count": count}
+    metrics = {
+        "loss_sum": loss * count,
+        "correct": top_k_hits(logits, batch["label"], 1).sum(),
+        "count": count,
+        "grad_norm": optax.tree.norm(grads),
+    }
     next_state = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),

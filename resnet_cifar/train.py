@@ -2,58 +2,69 @@
 
 from pathlib import Path
 
+import jax
+
 from resnet_cifar import describe
 from resnet_cifar.checkpoint import Checkpoints
 from resnet_cifar.config import Config, validate
-from resnet_cifar.run import Run, blank_splits
+from resnet_cifar.plan import blank_splits
+from resnet_cifar.run import Run, Sums
 from resnet_cifar.runlog import RunLog
 from resnet_cifar.steps import TrainState
-from resnet_cifar.workdir import check_workdir, claim_workdir
+from resnet_cifar.stop import Stop, Stopped
+from resnet_cifar.workdir import check_workdir, claimed
 
 
-def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
+def train_and_evaluate(config: Config, workdir: str | Path, stop: Stop | None = None) -> TrainState:
     """Train by a config, or go on where an earlier start of the same run stopped, and score the test set.
 
     Args:
       config: the run.
       workdir: folder for its files; made if it is not there.
+      stop: polled; a run that is asked to stop saves first.
 
     Returns:
       The state after the last step.
 
     Raises:
-      UserError: the config, the data or the workdir do not allow the run; nothing was written over.
+      UserError: the config, the data or the workdir do not allow the run, or it diverged; no file of another run and no
+        good checkpoint was touched.
+      Stopped: the run was asked to stop, and saved.
     """
     validate(config)
+    stop = stop or Stop()
     folder = check_workdir(workdir, config)
     run = Run(config)
-    plan = run.plan
     print("\n".join([*describe.header(run), f"workdir    {folder}"]), flush=True)
-    claim_workdir(folder, config)
-    with Checkpoints(folder, describe.explanation(run), validated=run.watched == "validation") as checkpoints:
-        state, resumed = checkpoints.restore(run.init_state())
-        step = int(state.step)
+    with claimed(folder, config):
+        return _train(run, folder, stop)
+
+
+def _train(run: Run, folder: Path, stop: Stop) -> TrainState:
+    """Go from the newest checkpoint to the summary."""
+    plan, validated = run.plan, run.watched == "validation"
+    with Checkpoints(folder, describe.explanation(run), validated=validated) as checkpoints:
+        restored = checkpoints.restore(jax.eval_shape(run.init_state))
+        state, sums = (restored.state, restored.sums) if restored else (run.init_state(), {})
+        state, step = run.place(state), int(state.step)
         if step == plan.num_steps and (folder / "summary.json").exists():
             print(f"finished before: see {folder / 'summary.json'}")
             return state
+        (folder / "summary.json").unlink(missing_ok=True)  # Of a run that is being prolonged.
+        run.compile(state, step)
         lengths = {"num_steps": plan.num_steps, "steps_per_epoch": plan.steps_per_epoch}
-        with RunLog(folder, step=step, batch_size=config.batch_size, **lengths) as log:
-            if resumed:
+        with RunLog(folder, step=step, batch_size=run.config.batch_size, **lengths) as log:
+            if restored:
                 log.say(f"resuming from the checkpoint of step {step:,} (epoch {step / plan.steps_per_epoch:g})")
-            while step < plan.num_steps:
-                epoch = step // plan.steps_per_epoch
-                steps = min(plan.steps_per_epoch, plan.num_steps - step)
-                state, row = run.train_epoch(state, epoch, steps, log.advance)
-                step += steps
-                log.record(step, "train", row)
-                last, scores = step == plan.num_steps, {}
-                if last or due(config.eval_every_epochs, epoch + 1):
-                    scores = run.evaluate(state, run.watched)
-                    log.record(step, run.watched, scores)
-                if last or due(config.checkpoint_every_epochs, epoch + 1):
-                    checkpoints.save(state, scores.get("accuracy") if run.watched == "validation" else None)
-            if not log.has(step, "test"):
-                log.record(step, "test", run.evaluate(state, "test"))
+                for change in describe.changed(restored.metadata):
+                    log.say(f"not as it was, so that the bits of the result may differ: {change}")
+            stop.hold()
+            state, step, sums = _loop(run, state, step, sums, log=log, checkpoints=checkpoints, stop=stop)
+            if not log.row(plan.num_steps, "test"):
+                checkpoints.save(state, sums=sums)
+                checkpoints.wait()
+                raise Stopped(f"saved at step {step:,} of {plan.num_steps:,}: the same command goes on from there")
+            checkpoints.wait()
             summary = describe.summary(run, log.rows)
             result = f"{summary['test_accuracy']:.2%} of the test images"
             log.finish(summary, title=f"{describe.title(run)}: {result}", learning_rates=describe.learning_rates(run))
@@ -62,6 +73,34 @@ def train_and_evaluate(config: Config, workdir: str | Path) -> TrainState:
                 f"see {folder / 'curves.png'}"
             )
     return state
+
+
+def _loop(
+    run: Run, state: TrainState, step: int, sums: Sums, *, log: RunLog, checkpoints: Checkpoints, stop: Stop
+) -> tuple[TrainState, int, Sums]:
+    """Train, evaluate and save to the end, or until asked to stop, perhaps in the middle of an epoch.
+
+    Each turn begins with what is due after `step`: an earlier start may have been stopped before it was done.
+    """
+    config, plan = run.config, run.plan
+    while True:
+        epoch, within = divmod(step, plan.steps_per_epoch)
+        last = step == plan.num_steps
+        complete = last or (step > 0 and not within)
+        for split in [run.watched, "test"] if last else [run.watched] * due(config.eval_every_epochs, epoch):
+            if complete and not log.row(step, split) and (scores := run.evaluate(state, split, stop)):
+                log.record(step, split, scores)
+        if stop.signal and not log.row(plan.num_steps, "test"):
+            return state, step, sums
+        if complete and (last or due(config.checkpoint_every_epochs, epoch)):
+            checkpoints.save(state, validation_accuracy=log.row(step, "validation").get("accuracy"))
+        if last:
+            return state, step, sums
+        state, step, sums = run.train_epoch(state, step, sums, advance=log.advance, stop=stop)
+        if step == plan.num_steps or step % plan.steps_per_epoch == 0:
+            log.record(step, "train", run.train_row(step, sums))
+            sums = {}
+        checkpoints.check()
 
 
 def dry_run(config: Config) -> None:

@@ -1,16 +1,25 @@
-"""The folder of a run: whose it is, and writing to it."""
+"""The folder of a run: whose it is, who works in it, and writing to it."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
+import socket
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from resnet_cifar.config import Config
 from resnet_cifar.errors import UserError
 
+# What a resumed run may change: none of it is part of what a step computes.
+CHANGEABLE = ("data_dir", "eval_every_epochs", "checkpoint_every_epochs")  # And num_epochs, upwards.
+
 
 def check_workdir(workdir: str | Path, config: Config) -> Path:
-    """Return the folder of a run, absolute; UserError if another run's files are there. Writes nothing."""
+    """Return the folder of a run, absolute; UserError if it is not for this one. Writes nothing."""
     folder = Path(workdir).expanduser().absolute()
     try:
         saved = json.loads((folder / "config.json").read_text()) if (folder / "config.json").exists() else None
@@ -18,40 +27,74 @@ def check_workdir(workdir: str | Path, config: Config) -> Path:
         raise UserError(f"the workdir {folder} holds a config.json that can't be read: {error}") from error
     if saved is not None and not isinstance(saved, dict):
         raise UserError(f"the workdir {folder} holds a config.json that is not a config: choose another workdir")
-    if saved is None:
-        parent = next(path for path in (folder, *folder.parents) if path.exists())
-        if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-            raise UserError(f"the workdir {folder} can't be written: {parent} is not a folder that you may write to")
-        if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
-            raise UserError(
-                f"the workdir {folder} holds files of a run without its config.json: choose another workdir"
-            )
-        return folder
-    mine = json.loads(json.dumps(dataclasses.asdict(config)))
-    differences = [
-        f"{name} is {saved.get(name, 'missing')!r} there and {mine.get(name, 'missing')!r} here"
-        for name in [*mine, *(saved.keys() - mine.keys())]
-        if name != "data_dir" and saved.get(name) != mine.get(name)
-    ]
-    if differences:
+    parent = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise UserError(f"the workdir {folder} can't be written: {parent} is not a folder that you may write to")
+    if saved is None and ((folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()):
+        raise UserError(f"the workdir {folder} holds files of a run without its config.json: choose another workdir")
+    if saved and (problem := differences(saved, json.loads(json.dumps(dataclasses.asdict(config))))):
         raise UserError(
-            f"the workdir {folder} holds a run with another config ({'; '.join(differences)}): "
-            "give this run another --workdir"
+            f"the workdir {folder} holds a run with another config ({problem}): give this one another --workdir"
         )
+    if (folder / "lock").exists():
+        with lock(folder):
+            pass
     return folder
 
 
-def claim_workdir(folder: Path, config: Config) -> None:
-    """Make the folder of a run and write its `config.json`."""
+def differences(saved: dict[str, Any], mine: dict[str, Any]) -> str:
+    """Say which fields of two configs differ and must not; empty if none."""
+    names = [name for name in [*mine, *(saved.keys() - mine.keys())] if saved.get(name) != mine.get(name)]
+    longer = (mine.get("num_epochs") or 0) >= (saved.get("num_epochs") or 0)
+    return "; ".join(
+        f"{name} is {saved.get(name, 'missing')!r} there and {mine.get(name, 'missing')!r} here"
+        + (", and can only be raised" if name == "num_epochs" else "")
+        for name in names
+        if name not in CHANGEABLE and not (name == "num_epochs" and longer)
+    )
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, config: Config) -> Iterator[None]:
+    """Make the folder of a run, lock it for as long as the context lasts, and write its `config.json`."""
+    check_workdir(folder, config)  # Once more: data has been loaded since.
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+        with lock(folder):
+            write_atomically(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+            yield
     except OSError as error:
-        raise UserError(f"the workdir {folder} can't be written: {error}") from error
+        raise UserError(
+            f"the workdir {folder} can't be written: {error}. The run ends here; checkpoints from before are as they "
+            "were, and the same command goes on from the newest"
+        ) from error
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; UserError if another process does. The system lets go of it when a process ends."""
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"the workdir {folder} is in use by {file.read().strip() or 'another process'}: wait for that run or "
+                "stop it, or give this one another --workdir"
+            ) from None
+        except OSError as error:
+            print(f"warning: {folder} can't be locked ({error}): start no second run in it", file=sys.stderr)
+        file.truncate(0)
+        print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        yield
 
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file's content in one step: a reader sees the old or the new, never a part."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
+    try:
+        part.write_text(text)
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise

@@ -2,14 +2,19 @@
 
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_cifar import ResNet, create_train_state, make_optimizer, train_step
-from resnet_cifar.checkpoint import Checkpoints, fields
+from resnet_cifar import ResNet, create_train_state, learning_rate_schedule, make_optimizer, train_step
+from resnet_cifar.checkpoint import Checkpoints, digests, fields, seal
 from resnet_cifar.errors import UserError
 
 METADATA = {"config": {"depth": 8}, "preprocessing": {"mean": [0.5], "std": [0.2]}, "class_names": ["a"]}
@@ -43,8 +48,7 @@ def test_a_state_comes_back_bit_for_bit(trained, tmp_path):
     with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.save(trained)
     with open_checkpoints(tmp_path) as checkpoints:
-        restored, found = checkpoints.restore(new_state())
-    assert found
+        restored = checkpoints.restore(jax.eval_shape(new_state)).state
     jax.tree.map(np.testing.assert_array_equal, fields(restored), fields(trained))
     types = [jax.tree.map(lambda leaf: leaf.dtype, fields(state)) for state in (restored, trained)]
     assert types[0] == types[1]
@@ -59,15 +63,13 @@ def test_the_saved_state_is_a_copy(trained, tmp_path):
         batch = {"image": jnp.ones((4, 32, 32, 3)), "label": jnp.arange(4)}
         train_step(state, batch)
     with open_checkpoints(tmp_path) as checkpoints:
-        restored, _ = checkpoints.restore(new_state())
+        restored = checkpoints.restore(new_state()).state
     jax.tree.map(np.testing.assert_array_equal, restored.params, expected)
 
 
-def test_without_a_checkpoint_the_given_state_comes_back(tmp_path):
-    state = new_state()
+def test_without_a_checkpoint_there_is_nothing_to_restore(tmp_path):
     with open_checkpoints(tmp_path) as checkpoints:
-        same, found = checkpoints.restore(state)
-    assert same is state and not found
+        assert checkpoints.restore(new_state()) is None
 
 
 def test_the_two_newest_are_kept(trained, tmp_path):
@@ -81,17 +83,17 @@ def test_the_best_by_validation_is_kept_and_no_nan_takes_its_place(trained, tmp_
     accuracies = {1: 0.5, 2: 0.9, 3: 0.7, 4: math.nan, 5: 0.2}
     with open_checkpoints(tmp_path, validated=True) as checkpoints:
         for step, accuracy in accuracies.items():
-            checkpoints.save(at_step(trained, step), accuracy)
+            checkpoints.save(at_step(trained, step), validation_accuracy=accuracy)
     assert steps_kept(tmp_path) == [2, 4, 5]
     with open_checkpoints(tmp_path, validated=True) as checkpoints:
-        assert int(checkpoints.restore(new_state())[0].step) == 5
+        assert checkpoints.restore(new_state()).state.step == 5
 
 
 def test_a_checkpoint_explains_itself(trained, tmp_path):
     with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.save(at_step(trained, 9))
     saved = json.loads((tmp_path / "checkpoints" / "9" / "metadata" / "metadata").read_text())
-    assert saved["format"] == 1
+    assert saved["format"] == 2
     assert {name: saved[name] for name in METADATA} == METADATA
     assert "params/stem_conv/kernel" in saved["sha256"]
 
@@ -100,20 +102,133 @@ def test_an_unknown_format_is_refused(trained, tmp_path):
     with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.save(at_step(trained, 9))
     path = tmp_path / "checkpoints" / "9" / "metadata" / "metadata"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
-    with open_checkpoints(tmp_path) as checkpoints, pytest.raises(UserError, match="has the format 2"):
-        checkpoints.restore(new_state())
-
-
-def test_a_flipped_bit_is_noticed(trained, tmp_path):
-    with open_checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(at_step(trained, 9))
-    largest = max((tmp_path / "checkpoints" / "9" / "state").rglob("*"), key=lambda p: p.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    content[len(content) // 2] ^= 1
-    largest.write_bytes(content)
+    newer = json.loads(path.read_text()) | {"format": 3}
+    path.write_text(json.dumps(newer | {"seal": seal(newer)}))
     with (
         open_checkpoints(tmp_path) as checkpoints,
-        pytest.raises(UserError, match=r"checkpoints/9 (is damaged|can't be read)"),
+        pytest.raises(UserError, match=r"has the format 3; .* knows 1 and 2"),
     ):
         checkpoints.restore(new_state())
+
+
+def test_a_checkpoint_made_before_its_evaluation_gets_its_accuracy_later(trained, tmp_path):
+    """As when a run is stopped in an evaluation; the checkpoint must be able to become the best."""
+    with open_checkpoints(tmp_path, validated=True) as checkpoints:
+        checkpoints.save(at_step(trained, 1), validation_accuracy=0.5)
+        checkpoints.save(at_step(trained, 2))
+    with open_checkpoints(tmp_path, validated=True) as checkpoints:
+        for step, accuracy in {2: 0.9, 3: 0.7, 4: 0.7}.items():
+            checkpoints.save(at_step(trained, step), validation_accuracy=accuracy)
+    assert steps_kept(tmp_path) == [2, 3, 4]
+
+
+def test_the_sums_of_an_epoch_under_way_come_back_exactly(trained, tmp_path):
+    sums = {"loss_sum": 1 / 3, "count": 96.0, "steps": 3}
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(trained, sums=sums)
+    with open_checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(new_state()).sums == sums
+
+
+def test_a_state_that_is_not_finite_is_not_saved(trained, tmp_path):
+    bad = trained.replace(batch_stats=jax.tree.map(lambda leaf: leaf.at[0].set(jnp.inf), trained.batch_stats))
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(trained)
+        with pytest.raises(UserError, match="state after step 2 is not finite and was not saved"):
+            checkpoints.save(at_step(bad, 2))
+    assert steps_kept(tmp_path) == [1]
+
+
+@pytest.fixture(scope="module")
+def two_saved(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved")
+    with open_checkpoints(folder) as checkpoints:
+        checkpoints.save(at_step(trained, 8), sums={"steps": 1})
+        checkpoints.save(at_step(trained, 9), sums={"steps": 1})
+    return folder
+
+
+def flip(path, offset):
+    content = bytearray(path.read_bytes())
+    content[offset % len(content)] ^= 1
+    path.write_bytes(content)
+
+
+def largest_array(folder):
+    return max((folder / "state").rglob("*"), key=lambda path: path.stat().st_size)
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+DAMAGES = {
+    "flipped bit": lambda folder: flip(largest_array(folder), largest_array(folder).stat().st_size // 2),
+    "flipped bit in the metadata": lambda folder: flip(
+        folder / "metadata" / "metadata", (folder / "metadata" / "metadata").read_bytes().index(b'"steps": 1') + 9
+    ),
+    "truncated file": lambda folder: os.truncate(largest_array(folder), 1000),
+    "emptied folder": empty,
+    "missing arrays": lambda folder: shutil.rmtree(folder / "state"),
+    "missing metadata": lambda folder: shutil.rmtree(folder / "metadata"),
+    "missing manifest": lambda folder: (folder / "state" / "manifest.ocdbt").unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(two_saved, tmp_path, capsys, damage):
+    shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
+    DAMAGES[damage](tmp_path / "checkpoints" / "9")
+    with open_checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(new_state())
+        assert restored.state.step == 8
+        checkpoints.save(restored.state.replace(step=np.int32(9)))  # The damaged one is no longer in the way.
+    assert f"warning: the checkpoint {tmp_path / 'checkpoints' / '9'} " in capsys.readouterr().err
+    assert len(list((tmp_path / "damaged_checkpoints").glob("9-*"))) == 1
+    with open_checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(new_state()).state.step == 9
+
+
+def test_without_a_whole_checkpoint_nothing_is_moved(two_saved, tmp_path):
+    shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
+    for step in ("8", "9"):
+        DAMAGES["flipped bit"](tmp_path / "checkpoints" / step)
+    before = sorted(tmp_path.rglob("*"))
+    with open_checkpoints(tmp_path) as checkpoints, pytest.raises(UserError) as error:
+        checkpoints.restore(new_state())
+    for part in ("checkpoints/8 ", "checkpoints/9 ", "Nothing was deleted", "another --workdir"):
+        assert part in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_checkpoints_of_every_format_load(version, tmp_path):
+    """Each was made by `tests/checkpoints/README.md`; an old one is trained on like a new one."""
+    shutil.copytree(Path(__file__).parent / "checkpoints" / f"format_{version}", tmp_path / "checkpoints" / "6")
+    tx = make_optimizer(learning_rate_schedule(0.1, warmup_steps=2, decay_steps=(4,)))
+    like = jax.eval_shape(lambda: create_train_state(jax.random.key(0), ResNet(8, width=1), tx))
+    with Checkpoints(tmp_path, {}, validated=False) as checkpoints:
+        state, _, metadata = checkpoints.restore(like)
+    assert metadata["format"] == version and metadata["config"]["depth"] == 8
+    assert digests(fields(state)) == metadata["sha256"]
+    state, metrics = train_step(state, {"image": jnp.ones((4, 32, 32, 3)), "label": jnp.arange(4)})
+    assert state.step == 7 and jnp.isfinite(metrics["loss_sum"])
+
+
+def test_nothing_is_unpickled(two_saved):
+    """Python tells its audit hooks of every class that a pickle names."""
+    code = """
+import sys, jax
+from pathlib import Path
+from resnet_cifar import ResNet, create_train_state, make_optimizer
+from resnet_cifar.checkpoint import Checkpoints
+seen = []
+sys.addaudithook(lambda event, _: seen.append(event) if event == "pickle.find_class" else None)
+like = jax.eval_shape(lambda: create_train_state(jax.random.key(0), ResNet(8), make_optimizer(0.05)))
+with Checkpoints(Path(sys.argv[1]), {}, validated=False) as checkpoints:
+    assert checkpoints.restore(like).state.step == 9
+print(seen)
+"""
+    out = subprocess.run([sys.executable, "-c", code, two_saved], capture_output=True, text=True, check=True)
+    assert out.stdout == "[]\n"
