@@ -36,6 +36,7 @@ ARCHIVES = {
     "cifar10": Archive("cifar-10-binary.tar.gz", "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
     "cifar100": Archive("cifar-100-binary.tar.gz", "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"),
 }
+SIZES = {"train": 50_000, "test": 10_000}
 PROBE_SECONDS = 8
 
 
@@ -98,7 +99,10 @@ def read_prepared(folder: Path, split: str) -> bytes:
         skip = {"image": tfds.decode.SkipDecoding()}
         records = tfds.builder_from_directory(folder).as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
         examples = sorted(records.__getitems__(range(len(records))), key=lambda example: example["id"])
-        pixels = [Image.open(io.BytesIO(e["image"]), formats=["PNG"]).tobytes() for e in examples]
+        images = [Image.open(io.BytesIO(example["image"]), formats=["PNG"]) for example in examples]
+        if len(images) != SIZES[split] or {(image.size, image.mode) for image in images} != {((32, 32), "RGB")}:
+            raise ValueError(f"it must hold {SIZES[split]:,} images of 32 x 32 pixels in colour")
+        pixels = [image.tobytes() for image in images]  # Only now are they decoded.
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(
             f"the {split} split in {folder} is damaged ({error}): delete that folder and start again, "
@@ -114,12 +118,16 @@ def read_cache(cache: Path, source: bytes) -> memoryview | None:
         return None
     content = memoryview(cache.read_bytes())
     body = content[64:]
-    return body if content[:64] == source + hashlib.sha256(body).digest() else None
+    if content[32:64] != hashlib.sha256(body).digest():
+        print(f"warning: {cache} is damaged, and is made anew from the data beside it", file=sys.stderr)
+        return None
+    return body if content[:32] == source else None
 
 
 def write_cache(cache: Path, source: bytes, body: bytes) -> None:
     """Write a cache in one atomic step, for all who may read the folder; where it can't be written, go without."""
-    part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
+    # One name for all: what a killed process leaves is overwritten, and the digest finds out two writers at once.
+    part = cache.with_name(f"{cache.name}.part")
     try:
         with part.open("wb") as file:
             file.write(source + hashlib.sha256(body).digest())
@@ -167,7 +175,7 @@ def make_builder(name: str, root: Path) -> Any:
         def _split_generators(self, dl_manager):
             info = self._cifar_info
             with tarfile.open(dl_manager.download(info.url)) as archive:
-                files = {m.name: file.read() for m in archive if (file := archive.extractfile(m))}
+                files = {m.name: f.read() for m in archive if m.isreg() and (f := archive.extractfile(m))}
             for key, file in zip(info.label_keys, info.label_files, strict=True):
                 self.info.features[key].names = files[info.prefix + file].decode().split()
             splits = {"train": info.train_files, "test": info.test_files}

@@ -105,4 +105,5 @@ class Record:
             "date": datetime.date.today().isoformat(),
             **circumstances(),
         }
+        result["device"] = result["device"].removeprefix("4 x ")  # The four are this process's alone.
         Path(self.config.option.faults_output).write_text(json.dumps(result, indent=2) + "\n")

@@ -7,15 +7,19 @@ import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tarfile
 import threading
 import time
+import zlib
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+from tensorflow_datasets.core.download import checksums
 
 from resnet_cifar import cifar
 from resnet_cifar.data import DATASETS, class_names, load_images
@@ -58,10 +62,10 @@ def make_archive(name, folder):
 @pytest.fixture
 def manual(tmp_path, monkeypatch):
     """Return a function that puts a small archive where a user would put the original, with TFDS expecting it."""
-    from tensorflow_datasets.core.download import checksums
     from tensorflow_datasets.image_classification import cifar as tfds_cifar
 
     def put(name):
+        monkeypatch.setattr(cifar, "SIZES", {"train": PER_FILE * (5 if name == "cifar10" else 1), "test": PER_FILE})
         expected = make_archive(name, tmp_path / "downloads" / "manual")
         path = tmp_path / "downloads" / "manual" / cifar.ARCHIVES[name].file
         base = {"cifar10": tfds_cifar.Cifar10, "cifar100": tfds_cifar.Cifar100}[name]
@@ -126,13 +130,21 @@ def test_the_second_load_reads_the_cache(prepared, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:], lambda b: b""])
-def test_a_damaged_cache_is_rebuilt(prepared, tmp_path, damage):
+def test_a_damaged_cache_is_named_and_rebuilt(prepared, tmp_path, damage, capsys):
     folder, pixels = prepared
     cache = folder / "train.resnet_cifar_cache"
     whole = cache.read_bytes()
     cache.write_bytes(damage(whole))
     np.testing.assert_array_equal(load_images("cifar10", "train", str(tmp_path)).images, pixels)
     assert cache.read_bytes() == whole
+    assert f"warning: {cache} is damaged" in capsys.readouterr().err
+
+
+def test_what_a_killed_process_has_left_beside_the_cache_does_not_stay(prepared, tmp_path):
+    folder, _ = prepared
+    (folder / "test.resnet_cifar_cache.part").write_bytes(b"half")
+    load_images("cifar10", "test", str(tmp_path))
+    assert not list(folder.glob("*.part"))
 
 
 def test_a_cache_of_other_shards_is_rebuilt(prepared, tmp_path):
@@ -151,6 +163,60 @@ def test_a_damaged_shard_is_named(prepared, tmp_path):
     shard.write_bytes(content)
     with pytest.raises(UserError, match=rf"train split in {folder} is damaged .*: delete that folder"):
         load_images("cifar10", "train", str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", [lambda shard: os.truncate(shard, shard.stat().st_size // 2), Path.unlink])
+def test_a_cut_or_missing_shard_is_named(prepared, tmp_path, damage):
+    folder, _ = prepared
+    (shard,) = folder.glob("cifar10-train.array_record*")
+    damage(shard)
+    with pytest.raises(UserError, match=rf"train split in {folder} is damaged .*: delete that folder"):
+        load_images("cifar10", "train", str(tmp_path))
+
+
+def test_a_split_with_images_missing_is_named(prepared, tmp_path, monkeypatch):
+    folder, _ = prepared
+    (folder / "train.resnet_cifar_cache").unlink()
+    monkeypatch.setitem(cifar.SIZES, "train", 5 * PER_FILE + 1)
+    with pytest.raises(UserError, match=rf"train split in {folder} is damaged \(it must hold 151 images of 32 x 32"):
+        load_images("cifar10", "train", str(tmp_path))
+
+
+def test_a_huge_image_is_refused_before_it_is_decoded(prepared, tmp_path, monkeypatch):
+    """A PNG of a few kilobytes can stand for gigabytes of pixels."""
+    import tensorflow_datasets as tfds
+
+    folder, _ = prepared
+    (folder / "train.resnet_cifar_cache").unlink()
+    header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 9000, 9000, 8, 2, 0, 0, 0)
+    bomb = header + struct.pack(">I", zlib.crc32(header[12:])) + struct.pack(">I4sI", 0, b"IDAT", zlib.crc32(b"IDAT"))
+    examples = [{"id": b"0", "label": 0, "image": bomb}]
+    source = mock.MagicMock(__len__=lambda _: 1, __getitems__=lambda rows: examples)
+    monkeypatch.setattr(tfds, "builder_from_directory", lambda _: mock.Mock(as_data_source=lambda *_, **__: source))
+    monkeypatch.setitem(cifar.SIZES, "train", 1)
+    with pytest.raises(UserError, match="it must hold 1 images of 32 x 32"):
+        load_images("cifar10", "train", str(tmp_path))
+
+
+def test_an_archive_writes_no_file_of_its_own(manual, tmp_path):
+    """Its members are read into memory, whatever their names."""
+    manual("cifar10")
+    path = tmp_path / "downloads" / "manual" / cifar.ARCHIVES["cifar10"].file
+    with tarfile.open(path, "r:gz") as archive:
+        members = [(member, archive.extractfile(member).read()) for member in archive]
+    with tarfile.open(path, "w:gz") as archive:
+        for member, content in members:
+            archive.addfile(member, io.BytesIO(content))
+        evil = tarfile.TarInfo(f"../../../../{tmp_path}/escaped")
+        evil.size = 4
+        archive.addfile(evil, io.BytesIO(b"evil"))
+        link = tarfile.TarInfo("link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    (info,) = checksums.get_all_url_infos().values()
+    info.size, info.checksum = path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
+    load_images("cifar10", "train", str(tmp_path))
+    assert not list(tmp_path.rglob("escaped")) and not list(tmp_path.rglob("link"))
 
 
 def test_a_folder_that_cannot_be_written_goes_without_a_cache(prepared, tmp_path, monkeypatch, capsys):

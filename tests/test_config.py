@@ -9,7 +9,7 @@ import pytest
 
 from resnet_cifar.config import RECIPES, Config, make_config, validate
 from resnet_cifar.errors import UserError
-from resnet_cifar.run import Plan, make_plan
+from resnet_cifar.plan import Plan, make_plan
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 

@@ -1,23 +1,28 @@
 """A run leaves what it promises, goes on where it stopped, and does not depend on the number of devices."""
 
 import dataclasses
+import errno
 import json
+import os
 import re
 import shutil
+import signal
+import socket
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_cifar import describe, runlog
+from resnet_cifar import describe, runlog, workdir
+from resnet_cifar import run as run_module
 from resnet_cifar.checkpoint import fields
 from resnet_cifar.config import Config
 from resnet_cifar.errors import UserError
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.run import Run, add, mean_metrics
 from resnet_cifar.runlog import read_rows
-from resnet_cifar.stop import Stop
+from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.train import dry_run, train_and_evaluate
 
 
@@ -269,3 +274,128 @@ def test_dry_run_tells_the_costs_and_writes_nothing(tiny, tmp_path, monkeypatch,
     ):
         assert part in out
     assert not list(tmp_path.iterdir())
+
+
+class StopAfter(Stop):
+    """Asks to stop when it has been polled so many times."""
+
+    def __init__(self, polls):
+        self.polls = polls
+
+    @property
+    def signal(self):
+        self.polls -= 1
+        return signal.SIGTERM if self.polls < 0 else None
+
+    def hold(self):
+        pass
+
+
+@pytest.mark.parametrize("polls", [2, 7, 8, 14], ids=["within an epoch", "before an evaluation", "in it", "later"])
+def test_a_run_that_is_stopped_goes_on_from_that_very_step(finished, tmp_path, polls, capsys):
+    config, folder, state = finished
+    with pytest.raises(Stopped, match=r"saved at step (\d+) of 14") as stopped:
+        train_and_evaluate(config, tmp_path, StopAfter(polls))
+    saved = int(re.findall(r"\d+", str(stopped.value))[0])
+    assert (saved % 4 != 0) == (polls == 2)  # The name of the first case is right.
+    resumed = train_and_evaluate(config, tmp_path)
+    assert f"resuming from the checkpoint of step {saved} " in capsys.readouterr().out
+    jax.tree.map(np.testing.assert_array_equal, fields(resumed), fields(state))
+    assert untimed(read_rows(tmp_path)) == untimed(read_rows(folder))
+
+
+def test_a_stop_before_the_last_evaluation_is_no_end(finished, tmp_path):
+    config, folder, _ = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "summary.json").unlink()
+    rows = read_rows(tmp_path)[:-1]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(Stopped, match="saved at step 14 of 14"):
+        train_and_evaluate(config, tmp_path, StopAfter(0))
+    assert not (tmp_path / "summary.json").exists()
+    train_and_evaluate(config, tmp_path)
+    assert untimed(read_rows(tmp_path)) == untimed(read_rows(folder))
+
+
+def test_a_finished_run_can_be_prolonged(finished, tmp_path, capsys):
+    config, folder, _ = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    longer = dataclasses.replace(config, num_epochs=4, eval_every_epochs=2, data_dir="elsewhere")
+    state = train_and_evaluate(longer, tmp_path)
+    assert int(state.step) == 16 and json.loads((tmp_path / "summary.json").read_text())["steps"] == 16
+    assert [row["step"] for row in read_rows(tmp_path) if row["split"] == "train"] == [4, 8, 12, 14, 16]
+    with pytest.raises(UserError, match=r"num_epochs is 4 there and 3.5 here, and can only be raised"):
+        train_and_evaluate(config, tmp_path)
+
+
+def test_a_second_run_in_a_workdir_is_refused_at_once(finished, tmp_path):
+    config, _, _ = finished
+    with (
+        workdir.claimed(tmp_path, config),
+        pytest.raises(UserError, match=rf"in use by process {os.getpid()} on {socket.gethostname()}: .* --workdir"),
+    ):
+        train_and_evaluate(config, tmp_path)
+    (tmp_path / "lock").write_text("process 1 on a host that is no more")
+    with workdir.claimed(tmp_path, config):
+        pass
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tiny, tmp_path):
+    """At a rate of 10^12 from the second epoch on."""
+    leap = {"warmup": "constant", "learning_rate": 1e12, "decay_factor": 1e-13, "eval_every_epochs": 0}
+    with pytest.raises(UserError) as error:
+        train_and_evaluate(dataclasses.replace(tiny, **leap), tmp_path)
+    assert re.match(
+        r"step [67] \(epoch 1\.\d+\), at learning rate 1e\+12, has the loss \S+ and a gradient of norm (nan|inf), "
+        r"after [\d.e+]+ in the step before: .*Checkpoints from before are as they were",
+        str(error.value),
+    )
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_an_evaluation_that_is_not_finite_ends_the_run(tiny):
+    run = Run(tiny)
+    state = run.place(run.init_state())
+    bad = state.replace(params=jax.tree.map(lambda leaf: leaf * jax.numpy.nan, state.params))
+    with pytest.raises(UserError, match="the loss of the test split is nan: the run has diverged"):
+        run.evaluate(bad, "test", Stop())
+
+
+def test_dispatches_that_take_long_are_cut(tiny, monkeypatch):
+    """A signal is answered between dispatches."""
+    monkeypatch.setattr(run_module, "LONGEST_DISPATCH_SECONDS", 0)
+    run = Run(dataclasses.replace(tiny, num_epochs=0.5, warmup_epochs=0.25, decay_epochs=()))
+    run.steps_per_dispatch = 2
+    train(run, run.place(run.init_state()), 0)
+    assert run.steps_per_dispatch == 1
+
+
+def test_what_may_change_the_bits_of_a_resumed_run_is_said(monkeypatch):
+    before = describe.circumstances()
+    assert describe.changed(before) == []
+    monkeypatch.setenv("XLA_FLAGS", "--other")
+    versions = {**before["versions"], "jax": "0.0.1"}
+    assert describe.changed({**before, "versions": versions}) == [
+        f"jax was '0.0.1' and is '{jax.__version__}'",
+        f"XLA_FLAGS was {before['XLA_FLAGS']!r} and is '--other'",
+    ]
+
+
+def test_a_workdir_may_be_relative_or_at_home(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert workdir.check_workdir("runs/a b", tiny) == tmp_path / "runs" / "a b"
+    assert workdir.check_workdir("~/runs", tiny) == tmp_path / "home" / "runs"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("old")
+
+    def no_space(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(workdir.os, "replace", no_space)
+    with pytest.raises(OSError, match="No space left"):
+        workdir.write_atomically(tmp_path / "file", "new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
