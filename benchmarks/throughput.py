@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     )
     # Half of the bare steps before and half after, so that a drift of the machine's speed falls on both alike.
     bare = time_bare_step(config, repeats=REPEATS.value)
-    whole = time_whole_program(config)
+    whole = [STEPS.value * config.batch_size / seconds for seconds in time_epochs(config)]
     bare += time_bare_step(config, repeats=REPEATS.value)
     result = {
         "bare_images_per_second": statistics.median(bare),
@@ -89,8 +89,8 @@ def time_bare_step(config: Config, repeats: int) -> list[float]:
     return rates
 
 
-def time_whole_program(config: Config) -> list[float]:
-    """Return images per second between the ends of consecutive epochs of a run."""
+def time_epochs(config: Config) -> list[float]:
+    """Return the seconds between the ends of consecutive epochs of a whole run."""
     ends, record = [], RunLog.record
 
     def stamped(self, step, split, values):
@@ -100,7 +100,7 @@ def time_whole_program(config: Config) -> list[float]:
 
     with tempfile.TemporaryDirectory() as workdir, mock.patch.object(RunLog, "record", stamped):
         train_and_evaluate(config, workdir)
-    return [STEPS.value * config.batch_size / (end - start) for start, end in itertools.pairwise(ends)]
+    return [end - start for start, end in itertools.pairwise(ends)]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """What the documentation shows works, and says what is there."""
 
+import json
 import re
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -36,3 +38,16 @@ def test_requirements_are_those_of_the_package():
     lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
     assert [line for line in lines if line and not line.startswith("jax[") and ";" not in line] == wanted[1:]
     assert f'{wanted[0].replace("jax", "jax[cuda12]")}; sys_platform == "linux"' in lines
+
+
+def test_the_table_of_faults_is_that_of_the_results():
+    update = runpy.run_path(str(ROOT / "tests" / "faults" / "table.py"))["update"]
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    assert update(page, json.loads((ROOT / "results" / "faults.json").read_text())) == page
+
+
+def test_the_commands_of_the_documentation_are_those_of_the_results():
+    known = (ROOT / "results" / "README.md").read_text()
+    for page in (ROOT / "README.md", ROOT / "docs" / "reliability.md"):
+        for command in re.findall(r"^ +(.*(?:--output|--faults-output)=results/.*)$", page.read_text(), re.MULTILINE):
+            assert f"`{command}`" in known, command

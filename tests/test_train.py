@@ -11,6 +11,7 @@ import socket
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
@@ -399,3 +400,26 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path, monkeypatc
     with pytest.raises(OSError, match="No space left"):
         workdir.write_atomically(tmp_path / "file", "new")
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "old")]
+
+
+@pytest.mark.parametrize("failing", [8, 14], ids=["on the way", "at the end"])
+def test_a_run_claims_no_success_over_a_save_that_failed(finished, tmp_path, monkeypatch, failing):
+    config, _, state = finished
+    original = ocp.CheckpointManager.save
+
+    def save(self, step, *arguments, **named):
+        if step == failing:
+            (self.directory / f"{step}.orbax-checkpoint-tmp").mkdir()
+            raise ValueError("RESOURCE_EXHAUSTED: No space left on device [tensorstore_spec and more")
+        return original(self, step, *arguments, **named)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+    with pytest.raises(
+        UserError, match=rf"step {failing} can't be written to .* No space left on device\. The run ends"
+    ):
+        train_and_evaluate(config, tmp_path)
+    assert not (tmp_path / "summary.json").exists()
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == ({"4"} if failing == 8 else {"8", "12"})
+    monkeypatch.undo()
+    resumed = train_and_evaluate(config, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, fields(resumed), fields(state))
