@@ -97,7 +97,7 @@ def _loop(
         if last:
             return state, step, sums
         state, step, sums = run.train_epoch(state, step, sums, advance=log.advance, stop=stop)
-        if step == plan.num_steps or step % plan.steps_per_epoch == 0:
+        if "steps" in sums and (step == plan.num_steps or step % plan.steps_per_epoch == 0):
             log.record(step, "train", run.train_row(step, sums))
             sums = {}
         checkpoints.check()

@@ -73,7 +73,11 @@ def claimed(folder: Path, config: Config) -> Iterator[None]:
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder; UserError if another process does. The system lets go of it when a process ends."""
-    with (folder / "lock").open("a+") as file:
+    try:
+        file = (folder / "lock").open("a+")
+    except OSError as error:
+        raise UserError(f"the workdir {folder} can't be written: {error}") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -84,8 +88,9 @@ def lock(folder: Path) -> Iterator[None]:
             ) from None
         except OSError as error:
             print(f"warning: {folder} can't be locked ({error}): start no second run in it", file=sys.stderr)
-        file.truncate(0)
-        print(f"process {os.getpid()} on {socket.gethostname()}", file=file, flush=True)
+        with contextlib.suppress(OSError):  # On a full disk the lock holds, but nobody can be told whose it is.
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
 
 
