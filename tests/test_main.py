@@ -118,3 +118,16 @@ def test_a_mistake_gets_one_sentence_and_no_traceback(arguments, message):
     assert "Traceback" not in failed.stderr
     lines = failed.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), failed.stderr
+
+
+def test_a_signal_that_comes_when_all_is_said_changes_nothing():
+    """Not the exit status of a finished run, for one."""
+    code = """
+import atexit, os, runpy, signal, sys, time
+atexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.5)))
+sys.argv = ["main.py", "--config=configs/quickstart.py", "--workdir=/dev/null/run"]
+runpy.run_path("main.py", run_name="__main__")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr.startswith("error: "), done.stderr
+    assert "stopped by" not in done.stderr
