@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 from absl import app, flags
 
-from benchmarks.throughput import time_epochs
+from benchmarks.timing import time_epochs
 from resnet_cifar.config import Config
 from resnet_cifar.describe import circumstances
 

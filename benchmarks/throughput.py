@@ -8,25 +8,21 @@ its first epoch to the end of its last; evaluation and compilation are left out 
 """
 
 import datetime
-import itertools
 import json
 import os
 import statistics
-import tempfile
 import time
 from pathlib import Path
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 from absl import app, flags
 
+from benchmarks.timing import time_epochs
 from resnet_cifar import train_step
 from resnet_cifar.config import Config
 from resnet_cifar.describe import device_name, versions
 from resnet_cifar.run import Run
-from resnet_cifar.runlog import RunLog
-from resnet_cifar.train import train_and_evaluate
 
 DEPTH = flags.DEFINE_integer("depth", 20, "Depth of the network.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.")
@@ -87,20 +83,6 @@ def time_bare_step(config: Config, repeats: int) -> list[float]:
         jax.block_until_ready(metrics)
         rates.append(STEPS.value * config.batch_size / (time.perf_counter() - start))
     return rates
-
-
-def time_epochs(config: Config) -> list[float]:
-    """Return the seconds between the ends of consecutive epochs of a whole run."""
-    ends, record = [], RunLog.record
-
-    def stamped(self, step, split, values):
-        record(self, step, split, values)
-        if split == "train":
-            ends.append(time.perf_counter())
-
-    with tempfile.TemporaryDirectory() as workdir, mock.patch.object(RunLog, "record", stamped):
-        train_and_evaluate(config, workdir)
-    return [end - start for start, end in itertools.pairwise(ends)]
 
 
 if __name__ == "__main__":
