@@ -7,6 +7,10 @@ The fields of a config are in resnet_cifar/config.py. A config file is a Python 
 those that you trust.
 """
 
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # Until Stop listens: some of the imports below would swallow a Ctrl-C.
+
 import dataclasses
 import itertools
 import re
@@ -18,7 +22,7 @@ from ml_collections import config_flags
 
 from resnet_cifar.config import Config, unknown, validate
 from resnet_cifar.errors import UserError
-from resnet_cifar.stop import Stop, Stopped
+from resnet_cifar.stop import Stop, Stopped, Unbreakable
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, a Python program; a recipe after a colon.")
 WORKDIR = flags.DEFINE_string("workdir", "", "Folder for the run's files; by default runs/<what runs>.")
@@ -28,7 +32,8 @@ STOP = Stop()
 
 def main(argv: list[str]) -> None:
     """Run what the flags say."""
-    logging.set_verbosity(logging.FATAL)  # The libraries' news is not the user's; what fails is said in a sentence.
+    logging.set_verbosity(logging.WARNING)  # The libraries' news is not the user's,
+    logging.get_absl_logger().setLevel("CRITICAL")  # and of what fails in orbax and TFDS we make a sentence.
     sys.unraisablehook = drop_closed_loops
     try:
         if len(argv) > 1:
@@ -96,5 +101,6 @@ def check_config_flags(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout, sys.stderr = Unbreakable(sys.stdout), Unbreakable(sys.stderr)
     STOP.listen()
     app.run(main, flags_parser=parse_flags)

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import math
-import os
 import shutil
 import sys
 import tempfile
@@ -14,10 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from resnet_cifar.errors import UserError
 from resnet_cifar.steps import TrainState
+from resnet_cifar.workdir import write_atomically
 
 FORMATS = (1, 2)  # 1: always at the end of an epoch, so without sums, and no digest of the metadata itself.
 
@@ -36,28 +34,20 @@ class Checkpoints:
     Kept are the two newest and, where there is a validation accuracy, the best of those saved.
     """
 
-    def __init__(self, workdir: Path, metadata: dict[str, Any], *, validated: bool):
+    def __init__(self, workdir: Path, metadata: dict[str, Any]):
         """Open or create `workdir/checkpoints`; what a save that was cut off has left there is removed.
 
         Args:
           workdir: folder of the run.
           metadata: goes into every checkpoint, as JSON.
-          validated: whether there will be a validation accuracy to choose the best by.
         """
         self._folder = workdir.absolute() / "checkpoints"
-        self._metadata, self._validated = metadata, validated
-        best = preservation_policy.BestN(
-            get_metric_fn=_validation_accuracy, n=1, keep_checkpoints_without_metrics=False
-        )
+        self._metadata = metadata
         self._manager = ocp.CheckpointManager(
             self._folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=preservation_policy.AnyPreservationPolicy([preservation_policy.LatestN(2), best]),
-                best_fn=_validation_accuracy if validated else None,
-                cleanup_tmp_directories=True,
-                # Orbax's own background saves report a failure late, and block for longer than our copy takes.
-                enable_async_checkpointing=False,
-            ),
+            # Orbax's own background saves report a failure late, and block for longer than our copy takes. Its own way
+            # of keeping the best needs a file of metrics that no digest covers.
+            options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True, enable_async_checkpointing=False),
         )
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
@@ -71,13 +61,15 @@ class Checkpoints:
         finally:
             self._writer.shutdown()
             self._manager.close()
+            for part in self._folder.glob("*.orbax-checkpoint-tmp*"):  # Of a save that failed.
+                shutil.rmtree(part, ignore_errors=True)
 
     def save(
         self, state: TrainState, *, sums: dict[str, float] | None = None, validation_accuracy: float | None = None
     ) -> None:
         """Copy a state to the host and let the thread write it.
 
-        A step that is there already is written again only if it has an accuracy now and had none.
+        A step that is there already stays, and gets its accuracy if it had none.
 
         Args:
           state: to be saved.
@@ -89,7 +81,7 @@ class Checkpoints:
         """
         self.wait()
         # A copy, since the next step reuses the buffers of this one.
-        arrays = jax.tree.map(np.array, fields(state))
+        arrays = jax.tree.map(np.array, jax.device_get(fields(state)))
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(arrays)):
             raise UserError(
                 f"the state after step {int(arrays['step']):,} is not finite and was not saved: the run has diverged. "
@@ -109,29 +101,39 @@ class Checkpoints:
 
     def _write(self, arrays: dict[str, Any], sums: dict[str, float], validation_accuracy: float | None) -> None:
         step = int(arrays["step"])
-        metadata = {**self._metadata, "sums": sums, "format": FORMATS[-1], "sha256": digests(arrays)}
+        metadata = {**self._metadata, "sums": sums, "validation_accuracy": validation_accuracy}
+        metadata |= {"format": FORMATS[-1], "sha256": digests(arrays)}
         metadata["seal"] = seal(metadata)
         try:
-            if step in self._manager.all_steps():
-                if validation_accuracy is None or self._accuracy(step) is not None:
-                    return
-                self._manager.delete(step)
-            self._manager.save(
-                step,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), metadata=ocp.args.JsonSave(metadata)),
-                metrics={"validation_accuracy": validation_accuracy} if self._validated else None,
-            )
+            if step not in self._manager.all_steps():
+                items = {"state": ocp.args.StandardSave(arrays), "metadata": ocp.args.JsonSave(metadata)}
+                self._manager.save(step, args=ocp.args.Composite(**items))
+            elif validation_accuracy is not None and self._accuracy(step) is None:
+                write_atomically(self._metadata_file(step), json.dumps(metadata))
+            self._prune()
         except Exception as error:  # Orbax raises what the part that failed raises, a bare Exception too.
-            for part in self._folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(part, ignore_errors=True)
             raise UserError(
                 f"the checkpoint of step {step:,} can't be written to {self._folder}: {first_line(error)}. The run "
                 "ends here; checkpoints from before are as they were, and the same command goes on from the newest"
             ) from error
 
+    def _prune(self) -> None:
+        """Delete all but the two newest and the best."""
+        steps = sorted(self._manager.all_steps())
+        scores = {step: score for step in steps if (score := self._accuracy(step)) is not None}
+        for step in set(steps) - {*steps[-2:], max(scores, key=lambda step: scores[step], default=None)}:
+            self._manager.delete(step)
+
     def _accuracy(self, step: int) -> float | None:
-        metrics = self._manager.metrics(step) or {}
-        return metrics.get("validation_accuracy")
+        """Return the validation accuracy in a checkpoint's metadata; None if there is none, or it can't be trusted."""
+        try:
+            metadata = json.loads(self._metadata_file(step).read_text())
+            return metadata["validation_accuracy"] if metadata["seal"] == seal(metadata) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _metadata_file(self, step: int) -> Path:
+        return self._folder / str(step) / "metadata" / "metadata"
 
     def restore(self, like: TrainState) -> Restored | None:
         """Return the newest checkpoint that is whole, or None where there is none yet.
@@ -162,7 +164,7 @@ class Checkpoints:
         for step, problem in damaged.items():
             self._folder.with_name("damaged_checkpoints").mkdir(exist_ok=True)
             aside = tempfile.mkdtemp(prefix=f"{step}-", dir=self._folder.with_name("damaged_checkpoints"))
-            os.replace(self._folder / str(step), aside)
+            shutil.move(self._folder / str(step), aside)
             print(f"warning: {problem}; it is now {aside}", file=sys.stderr)
         self._manager.reload()
         return Restored(like.replace(**arrays), metadata.get("sums", {}), metadata)
@@ -219,9 +221,3 @@ def fields(state: TrainState) -> dict[str, Any]:
 def first_line(error: Exception) -> str:
     """Return what an error says, without the pages that tensorstore adds."""
     return str(error).partition("\n")[0].partition(" [tensorstore_spec")[0] or repr(error)
-
-
-def _validation_accuracy(metrics: dict[str, float | None]) -> float:
-    """Rank a checkpoint, below all others if it has not been scored; nor must a NaN push the best one out."""
-    value = metrics["validation_accuracy"]
-    return value if value is not None and math.isfinite(value) else -math.inf

@@ -14,7 +14,9 @@ import re
 import sys
 import tarfile
 import threading
+import time
 import urllib.request
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +40,7 @@ ARCHIVES = {
 }
 SIZES = {"train": 50_000, "test": 10_000}
 PROBE_SECONDS = 8
+ABANDONED_SECONDS = 600
 
 
 def load(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +64,12 @@ def load(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray, np.nd
 def class_names(name: str, data_dir: str | None) -> list[str]:
     """Return the names of the (fine) classes of a prepared data set, in the order of the labels."""
     folder = prepared_folder(name, data_dir)
-    return (folder / "label.labels.txt").read_text().split() if folder else []
+    try:
+        return (folder / "label.labels.txt").read_text().split() if folder else []
+    except OSError as error:
+        raise UserError(
+            f"the names of the classes can't be read: {error}. Delete that folder, and start again"
+        ) from error
 
 
 def resolve(data_dir: str | None) -> Path:
@@ -99,11 +107,12 @@ def read_prepared(folder: Path, split: str) -> bytes:
         skip = {"image": tfds.decode.SkipDecoding()}
         records = tfds.builder_from_directory(folder).as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
         examples = sorted(records.__getitems__(range(len(records))), key=lambda example: example["id"])
-        images = [Image.open(io.BytesIO(example["image"]), formats=["PNG"]) for example in examples]
+        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+            images = [Image.open(io.BytesIO(example["image"]), formats=["PNG"]) for example in examples]
         if len(images) != SIZES[split] or {(image.size, image.mode) for image in images} != {((32, 32), "RGB")}:
             raise ValueError(f"it must hold {SIZES[split]:,} images of 32 x 32 pixels in colour")
         pixels = [image.tobytes() for image in images]  # Only now are they decoded.
-    except (RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # TFDS, array_record and Pillow each have their own.
         raise UserError(
             f"the {split} split in {folder} is damaged ({error}): delete that folder and start again, "
             "and it is prepared anew from the archive"
@@ -126,9 +135,11 @@ def read_cache(cache: Path, source: bytes) -> memoryview | None:
 
 def write_cache(cache: Path, source: bytes, body: bytes) -> None:
     """Write a cache in one atomic step, for all who may read the folder; where it can't be written, go without."""
-    # One name for all: what a killed process leaves is overwritten, and the digest finds out two writers at once.
-    part = cache.with_name(f"{cache.name}.part")
+    part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
     try:
+        for left in cache.parent.glob(f"{cache.name}.*.part"):
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:  # By a process that was killed.
+                left.unlink()
         with part.open("wb") as file:
             file.write(source + hashlib.sha256(body).digest())
             file.write(body)

@@ -100,12 +100,13 @@ class Run:
 
     def compile(self, state: TrainState, step: int) -> None:
         """Compile all that is left to run from a step on, while there is nothing to lose yet."""
-        order = np.zeros((self.plan.steps_per_epoch, self.config.batch_size), np.int32)
+        spans = set()
         while step < self.plan.num_steps:
-            end = self.epoch_end(step)
-            for rows in self._cut(order[: end - step]):
+            spans.add(self.epoch_end(step) - step)
+            step = self.epoch_end(step)
+        for span in spans:
+            for rows in self._cut(np.zeros((span, self.config.batch_size), np.int32)):
                 self.compiled("train", state, rows)
-            step = end
         for split in (self.watched, "test"):
             for rows in self._cut(eval_indices(len(self.images[split].labels), self.config.batch_size)):
                 self.compiled(split, state, rows)
@@ -154,7 +155,8 @@ class Run:
             finish(metrics)
         seconds = time.perf_counter() - start - (self.compile_seconds - compiled)
         sums["train_seconds"] = sums.get("train_seconds", 0.0) + seconds
-        while self.steps_per_dispatch > 1 and self.steps_per_dispatch * seconds > LONGEST_DISPATCH_SECONDS * (
+        # Never to one: a step outside of a loop is another program, and may round otherwise.
+        while self.steps_per_dispatch > 3 and self.steps_per_dispatch * seconds > LONGEST_DISPATCH_SECONDS * (
             step - first
         ):
             self.steps_per_dispatch = -(-self.steps_per_dispatch // 2)
@@ -192,16 +194,17 @@ class Run:
         norms = metrics["grad_norm"]
         for i in np.flatnonzero(~np.isfinite(metrics["loss_sum"] + norms))[:1]:
             before = norms[i - 1] if i else self._last_norm
+            after = "" if math.isnan(before) else f", after {before:.4g} in the step before"
             raise UserError(
                 f"step {step + i + 1:,} (epoch {(step + i + 1) / self.plan.steps_per_epoch:.2f}), at learning rate "
                 f"{self.learning_rate(step + i):.4g}, has the loss {metrics['loss_sum'][i] / metrics['count'][i]:.4g} "
-                f"and a gradient of norm {norms[i]:.4g}, after {before:.4g} in the step before: {AFTER_DIVERGENCE}"
+                f"and a gradient of norm {norms[i]:.4g}{after}: {AFTER_DIVERGENCE}"
             )
         self._last_norm = norms[-1]
 
     def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Cut rows of indices into dispatches; the last may be shorter."""
-        return [rows[start : start + self.steps_per_dispatch] for start in range(0, len(rows), self.steps_per_dispatch)]
+        """Cut rows of indices into dispatches of about the same length."""
+        return np.array_split(rows, -(-len(rows) // self.steps_per_dispatch))
 
     def dispatch(self, split: str, state: TrainState, rows: np.ndarray) -> Any:
         """Run `train_steps` over images of the train split (the state is donated), `eval_steps` over those of another.

@@ -12,6 +12,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
+from resnet_cifar.errors import UserError
 from resnet_cifar.plots import plot_curves
 from resnet_cifar.workdir import write_atomically
 
@@ -112,7 +113,17 @@ def format_row(row: dict[str, Any]) -> str:
 
 
 def read_rows(workdir: Path) -> list[dict[str, Any]]:
-    """Return the whole rows of a `metrics.jsonl`; a last line cut off in the middle is left out."""
+    """Return the whole rows of a `metrics.jsonl`, without a last line cut off in the middle; UserError if damaged."""
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line.endswith("\n"):
+                row = json.loads(line)
+                rows.append({"step": row["step"], "epoch": row["epoch"], "split": row["split"]} | row)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"line {number} of {path} is damaged ({error!r}): put the file back, or choose another --workdir"
+            ) from error
+    return rows

@@ -5,6 +5,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -55,7 +57,7 @@ class Stop:
             now = time.monotonic()
             with self._lock:
                 # Some launchers pass on a Ctrl-C that the terminal has sent already: a person's second one comes later.
-                insists = number == self.signal == signal.SIGINT and now - self._since > 1
+                insists = bool(self.signal) and number == signal.SIGINT and now - self._since > 1
                 if self.signal is None:
                     self.signal, self._since = number, now
                     if self._holding:
@@ -64,3 +66,25 @@ class Stop:
                     saved = "since the newest checkpoint nothing is saved" if insists else "there was nothing to save"
                     print(f"stopped by {number.name}: {saved}", file=sys.stderr, flush=True)
                     os._exit(128 + number)
+
+
+class Unbreakable:
+    """A stream that goes on unheard once its reader is gone: the Ctrl-C that stops a run ends its `| tee` too."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        self._go_on(self._stream.write, text)
+
+    def flush(self) -> None:
+        self._go_on(self._stream.flush)
+
+    def _go_on(self, function: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            function(*arguments)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

@@ -7,12 +7,13 @@ import jax
 from resnet_cifar import describe
 from resnet_cifar.checkpoint import Checkpoints
 from resnet_cifar.config import Config, validate
+from resnet_cifar.errors import UserError
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.run import Run, Sums
 from resnet_cifar.runlog import RunLog
 from resnet_cifar.steps import TrainState
 from resnet_cifar.stop import Stop, Stopped
-from resnet_cifar.workdir import check_workdir, claimed
+from resnet_cifar.workdir import check_workdir, claimed, write_config
 
 
 def train_and_evaluate(config: Config, workdir: str | Path, stop: Stop | None = None) -> TrainState:
@@ -42,18 +43,24 @@ def train_and_evaluate(config: Config, workdir: str | Path, stop: Stop | None = 
 
 def _train(run: Run, folder: Path, stop: Stop) -> TrainState:
     """Go from the newest checkpoint to the summary."""
-    plan, validated = run.plan, run.watched == "validation"
-    with Checkpoints(folder, describe.explanation(run), validated=validated) as checkpoints:
+    plan = run.plan
+    with Checkpoints(folder, describe.explanation(run)) as checkpoints:
         restored = checkpoints.restore(jax.eval_shape(run.init_state))
         state, sums = (restored.state, restored.sums) if restored else (run.init_state(), {})
         state, step = run.place(state), int(state.step)
         if step == plan.num_steps and (folder / "summary.json").exists():
             print(f"finished before: see {folder / 'summary.json'}")
             return state
-        (folder / "summary.json").unlink(missing_ok=True)  # Of a run that is being prolonged.
         run.compile(state, step)
+        write_config(folder, run.config)
+        (folder / "summary.json").unlink(missing_ok=True)  # Of a run that is being prolonged.
         lengths = {"num_steps": plan.num_steps, "steps_per_epoch": plan.steps_per_epoch}
         with RunLog(folder, step=step, batch_size=run.config.batch_size, **lengths) as log:
+            if step >= plan.steps_per_epoch and not log.row(step - step % plan.steps_per_epoch, "train"):
+                raise UserError(
+                    f"{folder / 'metrics.jsonl'} lacks rows from before the checkpoint of step {step:,}: put the file "
+                    "back, or choose another --workdir"
+                )
             if restored:
                 log.say(f"resuming from the checkpoint of step {step:,} (epoch {step / plan.steps_per_epoch:g})")
                 for change in describe.changed(restored.metadata):

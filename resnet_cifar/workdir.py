@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from resnet_cifar.config import Config
 from resnet_cifar.errors import UserError
@@ -19,27 +19,32 @@ CHANGEABLE = ("data_dir", "eval_every_epochs", "checkpoint_every_epochs")  # And
 
 
 def check_workdir(workdir: str | Path, config: Config) -> Path:
-    """Return the folder of a run, absolute; UserError if it is not for this one. Writes nothing."""
+    """Return the folder of a run, absolute; UserError if it is not for this one, or in use. Writes nothing."""
     folder = Path(workdir).expanduser().absolute()
+    check_config(folder, config)
+    parent = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise UserError(f"the workdir {folder} can't be written: {parent} is not a folder that you may write to")
+    if (folder / "lock").exists():
+        with lock(folder):
+            pass
+    return folder
+
+
+def check_config(folder: Path, config: Config) -> None:
+    """Raise a UserError if a folder holds the run of another config."""
     try:
         saved = json.loads((folder / "config.json").read_text()) if (folder / "config.json").exists() else None
     except (OSError, ValueError) as error:
         raise UserError(f"the workdir {folder} holds a config.json that can't be read: {error}") from error
     if saved is not None and not isinstance(saved, dict):
         raise UserError(f"the workdir {folder} holds a config.json that is not a config: choose another workdir")
-    parent = next(path for path in (folder, *folder.parents) if path.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-        raise UserError(f"the workdir {folder} can't be written: {parent} is not a folder that you may write to")
     if saved is None and ((folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()):
         raise UserError(f"the workdir {folder} holds files of a run without its config.json: choose another workdir")
-    if saved and (problem := differences(saved, json.loads(json.dumps(dataclasses.asdict(config))))):
+    if saved is not None and (problem := differences(saved, json.loads(json.dumps(dataclasses.asdict(config))))):
         raise UserError(
             f"the workdir {folder} holds a run with another config ({problem}): give this one another --workdir"
         )
-    if (folder / "lock").exists():
-        with lock(folder):
-            pass
-    return folder
 
 
 def differences(saved: dict[str, Any], mine: dict[str, Any]) -> str:
@@ -56,12 +61,16 @@ def differences(saved: dict[str, Any], mine: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def claimed(folder: Path, config: Config) -> Iterator[None]:
-    """Make the folder of a run, lock it for as long as the context lasts, and write its `config.json`."""
-    check_workdir(folder, config)  # Once more: data has been loaded since.
+    """Make the folder of a run, lock it for as long as the context lasts, and write its first `config.json`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with lock(folder):
-            write_atomically(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+        with lock(folder) as file:
+            check_config(folder, config)  # Once more: data has been loaded since.
+            with contextlib.suppress(OSError):  # On a full disk the lock holds, but nobody can be told whose it is.
+                os.ftruncate(file.fileno(), 0)
+                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            if not (folder / "config.json").exists():
+                write_config(folder, config)
             yield
     except OSError as error:
         raise UserError(
@@ -70,8 +79,13 @@ def claimed(folder: Path, config: Config) -> Iterator[None]:
         ) from error
 
 
+def write_config(folder: Path, config: Config) -> None:
+    """Write a `config.json`, perhaps over one that differs in what may change."""
+    write_atomically(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[IO[str]]:
     """Hold the lock of a folder; UserError if another process does. The system lets go of it when a process ends."""
     try:
         file = (folder / "lock").open("a+")
@@ -88,10 +102,7 @@ def lock(folder: Path) -> Iterator[None]:
             ) from None
         except OSError as error:
             print(f"warning: {folder} can't be locked ({error}): start no second run in it", file=sys.stderr)
-        with contextlib.suppress(OSError):  # On a full disk the lock holds, but nobody can be told whose it is.
-            os.ftruncate(file.fileno(), 0)
-            os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield
+        yield file
 
 
 def write_atomically(path: Path, text: str) -> None:

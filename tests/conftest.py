@@ -2,18 +2,35 @@
 
 import datetime
 import json
+import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
 
+from resnet_cifar import synthetic
 from resnet_cifar.config import Config
 from resnet_cifar.describe import circumstances
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def programs(tmp_path_factory):
+    """Compile a program once for all tests, their processes and all workers of pytest-xdist."""
+    folder = tmp_path_factory.getbasetemp().parent / "programs"
+    settings = {
+        "jax_compilation_cache_dir": str(folder),
+        "jax_persistent_cache_min_compile_time_secs": 0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
 @pytest.fixture
@@ -23,10 +40,12 @@ def strict_dtypes():
         yield
 
 
-@pytest.fixture(scope="session")
-def tiny() -> Config:
-    """Return a run of 4 epochs of 4 steps that takes a few seconds: depth 8 is the smallest of the family."""
-    return Config(
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[Config]:
+    """Return a run of 4 epochs of 4 steps that takes seconds: of depth 8, the smallest, and with few test images."""
+    test_images = synthetic.SIZES["test"]
+    synthetic.SIZES["test"] = 200
+    yield Config(
         depth=8,
         dataset="synthetic",
         train_split="train[:130]",
@@ -37,6 +56,7 @@ def tiny() -> Config:
         decay_epochs=(2, 3),
         checkpoint_every_epochs=1,
     )
+    synthetic.SIZES["test"] = test_images
 
 
 def pytest_addoption(parser):
@@ -55,7 +75,7 @@ def pytest_configure(config):
 def pytest_generate_tests(metafunc):
     if "chain" in metafunc.fixturenames:
         chains = metafunc.config.option.chains
-        number = chains if "kill" in metafunc.function.__name__ else chains // 4
+        number = chains if "kill" in metafunc.function.__name__ else chains // 8
         metafunc.parametrize("chain", range(max(1, number)))
 
 
@@ -89,8 +109,9 @@ class Record:
         if report.when == "teardown":
             self.faults += [value for name, value in report.user_properties if name == "fault"]
 
-    def pytest_sessionfinish(self):
-        if not self.config.option.faults_output or hasattr(self.config, "workerinput"):
+    def pytest_sessionfinish(self, exitstatus):
+        """Write the file, unless something failed: then there is nothing to tell but that."""
+        if exitstatus or not self.config.option.faults_output or hasattr(self.config, "workerinput"):
             return
         table = {}
         for fault in self.faults:

@@ -1,7 +1,6 @@
 """A checkpoint comes back bit for bit, explains itself, and is not mistaken for another."""
 
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -28,8 +27,8 @@ def trained():
     return train_step(state, batch)[0]
 
 
-def open_checkpoints(folder, *, validated=False):
-    return Checkpoints(folder, METADATA, validated=validated)
+def open_checkpoints(folder):
+    return Checkpoints(folder, METADATA)
 
 
 def new_state():
@@ -79,13 +78,13 @@ def test_the_two_newest_are_kept(trained, tmp_path):
     assert steps_kept(tmp_path) == [3, 4]
 
 
-def test_the_best_by_validation_is_kept_and_no_nan_takes_its_place(trained, tmp_path):
-    accuracies = {1: 0.5, 2: 0.9, 3: 0.7, 4: math.nan, 5: 0.2}
-    with open_checkpoints(tmp_path, validated=True) as checkpoints:
+def test_the_best_by_validation_is_kept(trained, tmp_path):
+    accuracies = {1: 0.5, 2: 0.9, 3: 0.7, 4: None, 5: 0.2}
+    with open_checkpoints(tmp_path) as checkpoints:
         for step, accuracy in accuracies.items():
             checkpoints.save(at_step(trained, step), validation_accuracy=accuracy)
     assert steps_kept(tmp_path) == [2, 4, 5]
-    with open_checkpoints(tmp_path, validated=True) as checkpoints:
+    with open_checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(new_state()).state.step == 5
 
 
@@ -113,13 +112,15 @@ def test_an_unknown_format_is_refused(trained, tmp_path):
 
 def test_a_checkpoint_made_before_its_evaluation_gets_its_accuracy_later(trained, tmp_path):
     """As when a run is stopped in an evaluation; the checkpoint must be able to become the best."""
-    with open_checkpoints(tmp_path, validated=True) as checkpoints:
+    with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.save(at_step(trained, 1), validation_accuracy=0.5)
         checkpoints.save(at_step(trained, 2))
-    with open_checkpoints(tmp_path, validated=True) as checkpoints:
+    with open_checkpoints(tmp_path) as checkpoints:
         for step, accuracy in {2: 0.9, 3: 0.7, 4: 0.7}.items():
             checkpoints.save(at_step(trained, step), validation_accuracy=accuracy)
     assert steps_kept(tmp_path) == [2, 3, 4]
+    saved = json.loads((tmp_path / "checkpoints" / "2" / "metadata" / "metadata").read_text())
+    assert saved["validation_accuracy"] == 0.9 and saved["seal"] == seal(saved)
 
 
 def test_the_sums_of_an_epoch_under_way_come_back_exactly(trained, tmp_path):
@@ -137,6 +138,20 @@ def test_a_state_that_is_not_finite_is_not_saved(trained, tmp_path):
         with pytest.raises(UserError, match="state after step 2 is not finite and was not saved"):
             checkpoints.save(at_step(bad, 2))
     assert steps_kept(tmp_path) == [1]
+
+
+@pytest.mark.parametrize("damage", ["a number", "not JSON"])
+def test_a_damaged_accuracy_is_none(trained, tmp_path, damage):
+    """A flipped digit must not make a checkpoint the best one, nor hide the others."""
+    with open_checkpoints(tmp_path) as checkpoints:
+        for step, accuracy in {1: 0.5, 2: 0.9}.items():
+            checkpoints.save(at_step(trained, step), validation_accuracy=accuracy)
+    path = tmp_path / "checkpoints" / "1" / "metadata" / "metadata"
+    path.write_text(path.read_text().replace("0.5", "0.99") if damage == "a number" else "{")
+    with open_checkpoints(tmp_path) as checkpoints:
+        for step in (3, 4):
+            checkpoints.save(at_step(trained, step), validation_accuracy=0.1)
+    assert steps_kept(tmp_path) == [2, 3, 4]
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +223,7 @@ def test_checkpoints_of_every_format_load(version, tmp_path):
     shutil.copytree(Path(__file__).parent / "checkpoints" / f"format_{version}", tmp_path / "checkpoints" / "6")
     tx = make_optimizer(learning_rate_schedule(0.1, warmup_steps=2, decay_steps=(4,)))
     like = jax.eval_shape(lambda: create_train_state(jax.random.key(0), ResNet(8, width=1), tx))
-    with Checkpoints(tmp_path, {}, validated=False) as checkpoints:
+    with Checkpoints(tmp_path, {}) as checkpoints:
         state, _, metadata = checkpoints.restore(like)
     assert metadata["format"] == version and metadata["config"]["depth"] == 8
     assert digests(fields(state)) == metadata["sha256"]
@@ -226,7 +241,7 @@ from resnet_cifar.checkpoint import Checkpoints
 seen = []
 sys.addaudithook(lambda event, _: seen.append(event) if event == "pickle.find_class" else None)
 like = jax.eval_shape(lambda: create_train_state(jax.random.key(0), ResNet(8), make_optimizer(0.05)))
-with Checkpoints(Path(sys.argv[1]), {}, validated=False) as checkpoints:
+with Checkpoints(Path(sys.argv[1]), {}) as checkpoints:
     assert checkpoints.restore(like).state.step == 9
 print(seen)
 """

@@ -142,7 +142,8 @@ def test_a_damaged_cache_is_named_and_rebuilt(prepared, tmp_path, damage, capsys
 
 def test_what_a_killed_process_has_left_beside_the_cache_does_not_stay(prepared, tmp_path):
     folder, _ = prepared
-    (folder / "test.resnet_cifar_cache.part").write_bytes(b"half")
+    (left := folder / "test.resnet_cifar_cache.7.part").write_bytes(b"half")
+    os.utime(left, (0, 0))
     load_images("cifar10", "test", str(tmp_path))
     assert not list(folder.glob("*.part"))
 
@@ -182,19 +183,20 @@ def test_a_split_with_images_missing_is_named(prepared, tmp_path, monkeypatch):
         load_images("cifar10", "train", str(tmp_path))
 
 
-def test_a_huge_image_is_refused_before_it_is_decoded(prepared, tmp_path, monkeypatch):
+@pytest.mark.parametrize("side", [33, 9000, 10_000, 20_000], ids=["small", "no warning", "warning", "error"])
+def test_a_huge_image_is_refused_before_it_is_decoded(prepared, tmp_path, monkeypatch, side):
     """A PNG of a few kilobytes can stand for gigabytes of pixels."""
     import tensorflow_datasets as tfds
 
     folder, _ = prepared
     (folder / "train.resnet_cifar_cache").unlink()
-    header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", 9000, 9000, 8, 2, 0, 0, 0)
+    header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", side, side, 8, 2, 0, 0, 0)
     bomb = header + struct.pack(">I", zlib.crc32(header[12:])) + struct.pack(">I4sI", 0, b"IDAT", zlib.crc32(b"IDAT"))
     examples = [{"id": b"0", "label": 0, "image": bomb}]
     source = mock.MagicMock(__len__=lambda _: 1, __getitems__=lambda rows: examples)
     monkeypatch.setattr(tfds, "builder_from_directory", lambda _: mock.Mock(as_data_source=lambda *_, **__: source))
     monkeypatch.setitem(cifar.SIZES, "train", 1)
-    with pytest.raises(UserError, match="it must hold 1 images of 32 x 32"):
+    with pytest.raises(UserError, match=r"is damaged .*(must hold 1 images of 32 x 32|decompression bomb)"):
         load_images("cifar10", "train", str(tmp_path))
 
 

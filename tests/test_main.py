@@ -6,10 +6,12 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -118,6 +120,18 @@ def test_a_mistake_gets_one_sentence_and_no_traceback(arguments, message):
     assert "Traceback" not in failed.stderr
     lines = failed.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), failed.stderr
+
+
+@pytest.mark.parametrize("seconds", [0.2, 0.6, 1.2])
+def test_an_early_ctrl_c_ends_it_without_a_traceback(seconds):
+    """In the imports, which take a second or two."""
+    command = [sys.executable, "main.py", *QUICK, "--workdir=/dev/null/run"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (-signal.SIGINT, 130) or err.startswith("error: "), err
+    assert "Traceback" not in err
 
 
 def test_a_signal_that_comes_when_all_is_said_changes_nothing():

@@ -5,9 +5,12 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -255,9 +258,10 @@ def test_without_a_terminal_a_line_tells_of_long_epochs(tmp_path, monkeypatch, c
     assert re.search(r"step 5 of 10  [\d,]+ images/s .* 0:00:00 left", capsys.readouterr().out)
 
 
-def test_a_config_that_is_no_config_is_refused(tiny, tmp_path):
-    (tmp_path / "config.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"holds a config.json that is not a config"):
+@pytest.mark.parametrize(("content", "message"), [("[1]", "that is not a config"), ("{}", "depth is 'missing' there")])
+def test_a_config_that_is_no_config_is_refused(tiny, tmp_path, content, message):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=message):
         train_and_evaluate(tiny, tmp_path)
 
 
@@ -292,8 +296,8 @@ class StopAfter(Stop):
         pass
 
 
-# An epoch is polled once in the loop and once for each of 4 steps, an evaluation for each of 63 batches.
-@pytest.mark.parametrize(("polls", "saved"), [(1, 0), (7, 4), (69, 4), (71, 6)])
+# An epoch is polled once in the loop and once for each of 4 steps, an evaluation for each of 7 batches.
+@pytest.mark.parametrize(("polls", "saved"), [(1, 0), (7, 4), (13, 4), (15, 6)])
 def test_a_run_that_is_stopped_goes_on_from_that_very_step(finished, tmp_path, polls, saved, capsys):
     config, folder, state = finished
     with pytest.raises(Stopped, match=rf"saved at step {saved} of 14"):
@@ -302,6 +306,41 @@ def test_a_run_that_is_stopped_goes_on_from_that_very_step(finished, tmp_path, p
     assert f"resuming from the checkpoint of step {saved} " in capsys.readouterr().out
     jax.tree.map(np.testing.assert_array_equal, fields(resumed), fields(state))
     assert untimed(read_rows(tmp_path)) == untimed(read_rows(folder))
+
+
+def test_a_run_of_several_steps_a_dispatch_is_stopped_between_them(finished, tmp_path, monkeypatch):
+    """As on accelerators."""
+    config, _, _ = finished
+    config = dataclasses.replace(config, num_epochs=1.5, warmup_epochs=0.5, decay_epochs=(1,), eval_every_epochs=0)
+    original = Run.__init__
+
+    def two_a_dispatch(self, *arguments, **named):
+        original(self, *arguments, **named)
+        self.steps_per_dispatch = 2
+
+    monkeypatch.setattr(Run, "__init__", two_a_dispatch)
+    state = train_and_evaluate(config, tmp_path / "whole")
+    with pytest.raises(Stopped, match="saved at step 2 of 6"):
+        train_and_evaluate(config, tmp_path / "stopped", StopAfter(2))
+    resumed = train_and_evaluate(config, tmp_path / "stopped")
+    jax.tree.map(np.testing.assert_array_equal, fields(resumed), fields(state))
+    assert untimed(read_rows(tmp_path / "stopped")) == untimed(read_rows(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("damage", ["nonsense\n", '{"epoch": 1.0}\n', "[1]\n", None])
+def test_damaged_rows_are_named(finished, tmp_path, damage):
+    config, folder, _ = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "summary.json").unlink()
+    path = tmp_path / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    if damage:
+        path.write_text("".join([*lines[:2], damage, *lines[3:]]))
+    else:
+        path.unlink()
+    message = f"line 3 of {path} is damaged" if damage else f"{path} lacks rows from before the checkpoint of step 14"
+    with pytest.raises(UserError, match=message):
+        train_and_evaluate(config, tmp_path)
 
 
 def test_a_stop_before_the_last_evaluation_is_no_end(finished, tmp_path):
@@ -322,6 +361,7 @@ def test_a_finished_run_can_be_prolonged(finished, tmp_path, capsys):
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     longer = dataclasses.replace(config, num_epochs=4, eval_every_epochs=2, data_dir="elsewhere")
     state = train_and_evaluate(longer, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["num_epochs"] == 4
     assert int(state.step) == 16 and json.loads((tmp_path / "summary.json").read_text())["steps"] == 16
     assert [row["step"] for row in read_rows(tmp_path) if row["split"] == "train"] == [4, 8, 12, 14, 16]
     with pytest.raises(UserError, match=r"num_epochs is 4 there and 3.5 here, and can only be raised"):
@@ -369,10 +409,11 @@ def test_an_evaluation_that_is_not_finite_ends_the_run(tiny):
 def test_dispatches_that_take_long_are_cut(tiny, monkeypatch):
     """A signal is answered between dispatches."""
     monkeypatch.setattr(run_module, "LONGEST_DISPATCH_SECONDS", 0)
-    run = Run(dataclasses.replace(tiny, num_epochs=0.5, warmup_epochs=0.25, decay_epochs=()))
-    run.steps_per_dispatch = 2
+    run = Run(dataclasses.replace(tiny, num_epochs=1, warmup_epochs=0.5, decay_epochs=()))
+    run.steps_per_dispatch = 4
     train(run, run.place(run.init_state()), 0)
-    assert run.steps_per_dispatch == 1
+    assert run.steps_per_dispatch == 2
+    assert [len(rows) for rows in run._cut(np.zeros((5, 8)))] == [2, 2, 1]
 
 
 def test_what_may_change_the_bits_of_a_resumed_run_is_said(monkeypatch):
@@ -391,6 +432,14 @@ def test_a_workdir_may_be_relative_or_at_home(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert workdir.check_workdir("runs/a b", tiny) == tmp_path / "runs" / "a b"
     assert workdir.check_workdir("~/runs", tiny) == tmp_path / "home" / "runs"
+
+
+def test_a_run_goes_on_when_nobody_reads_its_output_any_more():
+    code = "import sys; from resnet_cifar.stop import Unbreakable; sys.stdout = Unbreakable(sys.stdout)\n"
+    code += "for i in range(10_000): print('x' * 100, flush=True)\nprint('done', file=sys.stderr)"
+    done = subprocess.run(f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -n 1; exit ${{PIPESTATUS[0]}}",
+                          shell=True, executable="/bin/bash", capture_output=True, text=True, check=False)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "done\n")
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_part(tmp_path, monkeypatch):
