@@ -123,6 +123,24 @@ def prepared(manual, tmp_path):
     return folder, pixels
 
 
+def test_nothing_is_unpickled_from_data(prepared):
+    """Python tells its audit hooks of every class that a pickle names."""
+    folder, _ = prepared
+    code = """
+import sys
+from pathlib import Path
+import tensorflow_datasets
+from resnet_cifar import cifar
+cifar.SIZES.update(train=150)
+seen = []
+sys.addaudithook(lambda event, _: seen.append(event) if event == "pickle.find_class" else None)
+assert len(cifar.read_prepared(Path(sys.argv[1]), "train")) == 150 * 3073
+print(seen)
+"""
+    out = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    assert out.stdout == "[]\n"
+
+
 def test_the_second_load_reads_the_cache(prepared, tmp_path, monkeypatch):
     _, pixels = prepared
     monkeypatch.setattr(cifar, "read_prepared", None)  # Calling it would raise.
