@@ -2,7 +2,7 @@
 
 python -m benchmarks.checkpoints --output=results/checkpoints_cpu.json
 
-The network is of full size, and an epoch has two small steps, so that saves are as frequent as they can be.
+The network is of full size, and an epoch has one small step, so that saves are as frequent as they can be.
 """
 
 import datetime
@@ -19,7 +19,7 @@ from resnet_cifar.config import Config
 from resnet_cifar.describe import circumstances
 
 DEPTH = flags.DEFINE_integer("depth", 56, "Depth of the network.")
-STEPS = flags.DEFINE_integer("steps", 2, "Steps an epoch, of 64 images each.")
+STEPS = flags.DEFINE_integer("steps", 1, "Steps an epoch, of 64 images each.")
 REPEATS = flags.DEFINE_integer("repeats", 3, "How often each cadence is timed, in turns.")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file to write; none by default.")
 
