@@ -43,7 +43,7 @@ class Start:
     """The command, started, with its output in files."""
 
     def __init__(self, workdir, environment, *flags):
-        self.workdir, self.began = Path(workdir), time.monotonic()
+        self.began = time.monotonic()
         self.out = workdir.with_name(workdir.name + ".out")
         self.err = workdir.with_name(workdir.name + ".err")
         with self.out.open("w") as out, self.err.open("w") as err:
