@@ -7,8 +7,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-# He et al. 2015 (arXiv:1502.01852): a plain normal of variance 2 / fan_in. `nn.initializers.he_normal` truncates.
-he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+from resnet_cifar.layers import EPSILON, MOMENTUM, BatchNormRelu, Conv, he_normal
 
 
 def uniform_scale(key, shape, dtype=jnp.float32) -> Array:
@@ -31,22 +30,27 @@ class ResidualBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 c2"]:
-        # Padding is explicit: at stride 2, flax's "SAME" pads (0, 1) where the reference nets pad (1, 1).
-        conv = partial(nn.Conv, use_bias=False, kernel_init=he_normal, dtype=self.dtype)
-        norm = partial(batch_norm, train=train, scale_init=self.scale_init, dtype=self.dtype)
+        conv = partial(Conv, dtype=self.dtype)
+        norm_relu = partial(BatchNormRelu, scale_init=self.scale_init)
 
-        y = conv(self.filters, (3, 3), strides=self.stride, padding=1, name="conv1")(x)
-        y = nn.relu(norm(name="bn1")(y))
-        y = conv(self.filters, (3, 3), padding=1, name="conv2")(y)
-        y = norm(name="bn2")(y)
+        y = conv(self.filters, stride=self.stride, name="conv1")(x)
+        y = norm_relu(name="bn1")(y, train=train)
+        y = conv(self.filters, name="conv2")(y)
 
         if x.shape[-1] != self.filters:
             if self.shortcut == "A":
                 x = pad_channels(x[:, :: self.stride, :: self.stride], self.filters)
             else:
-                x = conv(self.filters, (1, 1), strides=self.stride, padding=0, name="shortcut_conv")(x)
-                x = norm(name="shortcut_bn")(x)
-        return nn.relu(x + y)
+                x = conv(self.filters, kernel_size=1, stride=self.stride, name="shortcut_conv")(x)
+                x = nn.BatchNorm(
+                    use_running_average=not train,
+                    momentum=MOMENTUM,
+                    epsilon=EPSILON,
+                    scale_init=self.scale_init,
+                    dtype=self.dtype,
+                    name="shortcut_bn",
+                )(x)
+        return norm_relu(name="bn2")(y, x, train=train)
 
 
 class ResNet(nn.Module):
@@ -78,10 +82,8 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b classes"]:
         """Return the logits (float32) of normalized images; with `train`, update the `batch_stats` collection."""
-        x = nn.Conv(
-            self.width, (3, 3), padding=1, use_bias=False, kernel_init=he_normal, dtype=self.dtype, name="stem_conv"
-        )(images)
-        x = nn.relu(batch_norm(train=train, scale_init=self.scale_init, dtype=self.dtype, name="stem_bn")(x))
+        x = Conv(self.width, dtype=self.dtype, name="stem_conv")(images)
+        x = BatchNormRelu(scale_init=self.scale_init, name="stem_bn")(x, train=train)
         for stage in range(3):
             for block in range((self.depth - 2) // 6):
                 x = ResidualBlock(
@@ -103,11 +105,6 @@ def depth_problem(depth: int) -> str:
     below = max(8, depth - (depth - 2) % 6)
     nearest = "depth is 8" if depth < 8 else f"depths are {below} and {below + 6}"
     return f"depth={depth} is not 6n + 2 (8, 14, 20, ...): the nearest legal {nearest}"
-
-
-def batch_norm(*, train: bool, **kwargs) -> nn.BatchNorm:
-    """Build a BatchNorm with the reference nets' constants (flax's own momentum would be 0.99)."""
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, **kwargs)
 
 
 def pad_channels(x: Float[Array, "b h w c"], channels: int) -> Float[Array, "b h w c2"]:

@@ -1,0 +1,189 @@
+"""The two layers of the networks, each with a gradient written by hand where the derived one is slow.
+
+`benchmarks/NOTES.md` has what each is worth. The gradients are those of the plain forms, up to rounding; both can be
+differentiated again in reverse, or forward over reverse (Hessian-vector products), but not by forward mode alone.
+"""
+
+import math
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+# He et al. 2015 (arXiv:1502.01852): a plain normal of variance 2 / fan_in. `nn.initializers.he_normal` truncates.
+he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+EPSILON = 1e-5
+MOMENTUM = 0.9  # Of the running statistics; flax's own default is 0.99.
+PIXELS_AT_ONCE = 4096  # What a chunk of `kernel_gradient` makes out of them stays in a CPU's caches.
+
+Images = Float[Array, "b h w c"]
+Kernel = Float[Array, "k k c c2"]
+Channels = Float[Array, " c"]
+
+
+class Conv(nn.Module):
+    """A convolution without bias, padded by (kernel_size - 1) / 2 on every side.
+
+    flax's "SAME" would pad (0, 1) at stride 2, where the reference nets pad (1, 1).
+    """
+
+    filters: int
+    kernel_size: int = 3
+    stride: int = 1
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Images) -> Float[Array, "b h2 w2 c2"]:
+        size = self.kernel_size
+        kernel = self.param("kernel", he_normal, (size, size, x.shape[-1], self.filters))
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+
+
+def plain_convolve(x: Images, kernel: Kernel, stride: int) -> Float[Array, "b h2 w2 c2"]:
+    """Convolve images with a kernel of odd size, padded by half of it; with the derived gradient."""
+    pad = kernel.shape[0] // 2
+    return nhwc_convolution(x, kernel, (stride, stride), ((pad, pad), (pad, pad)))
+
+
+convolve = jax.custom_vjp(plain_convolve, nondiff_argnums=(2,))
+nhwc_convolution = partial(lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _convolve_forward(x, kernel, stride):
+    return plain_convolve(x, kernel, stride), (x, kernel)
+
+
+def _convolve_backward(stride, saved, dy):
+    def derived(x, kernel, dy):
+        return jax.vjp(partial(plain_convolve, stride=stride), x, kernel)[1](dy)
+
+    return lax.platform_dependent(*saved, dy, cpu=partial(_convolve_backward_cpu, stride), default=derived)
+
+
+def _convolve_backward_cpu(stride, x, kernel, dy):
+    """Return both gradients in forms that XLA's CPU backend is fast at, in a `lax.scan` too.
+
+    The derived ones fall back to a naive loop inside of a scan, and outside that of the kernel takes most of a step.
+    """
+    size, pad = kernel.shape[0], kernel.shape[0] // 2
+    below = size - 1 - pad
+    above = [n + pad - 1 - stride * (m - 1) for n, m in zip(x.shape[1:3], dy.shape[1:3], strict=True)]
+    dx = nhwc_convolution(
+        dy,
+        kernel[::-1, ::-1].swapaxes(2, 3),
+        (1, 1),
+        [(below, end) for end in above],
+        lhs_dilation=(stride, stride),
+    )
+    # Without the barrier XLA computes x a second time, in the shape of the chunks.
+    return dx, kernel_gradient(lax.optimization_barrier(x), dy, size, stride).astype(kernel.dtype)
+
+
+def kernel_gradient(x: Images, dy: Float[Array, "b h2 w2 c2"], size: int, stride: int) -> Float[Array, "k k c c2"]:
+    """Return the gradient of the kernel, in float32, as one matrix product over the rows of x and the columns of dy.
+
+    To each pixel (row of x, column of dy) belong the `size` pixels of x that meet in that column and the `size` pixels
+    of dy that meet in that row: [pixels, size * c] and [pixels, size * c2], whose product has an entry for every entry
+    of the kernel. A chunk of images at a time is multiplied, while it is in the cache.
+    """
+    (batch, h, _, c), (_, h2, w2, c2), pad = x.shape, dy.shape, size // 2
+
+    def product(x, dy):
+        padded = jnp.pad(x, ((0, 0), (0, 0), (pad, pad), (0, 0)))
+        columns = [padded[:, :, j : j + stride * (w2 - 1) + 1 : stride] for j in range(size)]
+        # Row i of the kernel takes row r of dy to row `stride * r + i - pad` of x.
+        moves = [(i - pad, h - 1 - stride * (h2 - 1) - (i - pad), stride - 1) for i in range(size)]
+        none = (0, 0, 0)
+        rows = [lax.pad(dy, jnp.zeros((), dy.dtype), (none, move, none, none)) for move in moves]
+        left = jnp.stack(columns, axis=3).reshape(-1, size * c)
+        right = jnp.stack(rows, axis=3).reshape(-1, size * c2)
+        return jnp.matmul(left.T, right, preferred_element_type=jnp.float32)
+
+    chunk = math.gcd(batch, max(1, PIXELS_AT_ONCE // (h * w2)))
+    # Every so many images, not so many in a row: a batch that is split among devices then stays where it is.
+    chunks = [a.reshape(chunk, batch // chunk, *a.shape[1:]) for a in (x, dy)]
+
+    def add(i, total):
+        return total + product(*(lax.dynamic_index_in_dim(a, i, 1, keepdims=False) for a in chunks))
+
+    total = lax.fori_loop(0, batch // chunk, add, jnp.zeros((size * c, size * c2), jnp.float32))
+    return total.reshape(size, c, size, c2).transpose(2, 0, 1, 3)
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+class BatchNormRelu(nn.Module):
+    """`relu(batch_norm(x) + shortcut)`, with the parameters and the statistics of `nn.BatchNorm`."""
+
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Images, shortcut: Images | None = None, *, train: bool) -> Images:
+        channels = (x.shape[-1],)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        var = self.variable("batch_stats", "var", jnp.ones, channels)
+        scale = self.param("scale", self.scale_init, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        if not train:
+            return scale_add_relu(x, mean.value, scale * lax.rsqrt(var.value + EPSILON), bias, shortcut)
+        y, batch_mean, batch_var = batch_norm_relu(x, scale, bias, shortcut)
+        if not self.is_initializing():
+            mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * batch_mean
+            var.value = MOMENTUM * var.value + (1 - MOMENTUM) * batch_var
+        return y
+
+
+@jax.custom_vjp
+def batch_norm_relu(
+    x: Images, scale: Channels, bias: Channels, shortcut: Images | None
+) -> tuple[Images, Channels, Channels]:
+    """Normalize by the statistics of the batch, add the shortcut and cut off what is negative.
+
+    Forward and backward are one reduction and one element-wise pass each. Of the activations, x and the result are
+    kept, which the convolutions before and after have made or keep anyhow.
+
+    Returns:
+      The result, and the mean and the (biased) variance of each channel, which are constants to the gradient.
+    """
+    return _batch_norm_relu_forward(x, scale, bias, shortcut)[0]
+
+
+def _batch_norm_relu_forward(x, scale, bias, shortcut):
+    wide = x.astype(jnp.float32)
+    mean, mean_of_squares = wide.mean((0, 1, 2)), (wide * wide).mean((0, 1, 2))
+    var = jnp.maximum(mean_of_squares - mean * mean, 0.0)
+    inverse = lax.rsqrt(var + EPSILON)
+    y = scale_add_relu(x, mean, scale * inverse, bias, shortcut)
+    return (y, mean, var), (x, mean, inverse, scale, y, shortcut)
+
+
+def _batch_norm_relu_backward(saved, cotangents):
+    x, mean, inverse, scale, y, shortcut = saved
+    dy = jnp.where(y > 0, cotangents[0], jnp.zeros((), y.dtype))  # Of the sum, and so of the shortcut too.
+    wide, normalized = dy.astype(jnp.float32), (x.astype(jnp.float32) - along(mean)) * along(inverse)
+    dbias, dscale = wide.sum((0, 1, 2)), (wide * normalized).sum((0, 1, 2))
+    pixels = x.size // x.shape[-1]
+    dx = along(scale * inverse) * (wide - along(dbias / pixels) - normalized * along(dscale / pixels))
+    return dx.astype(x.dtype), dscale, dbias, None if shortcut is None else dy.astype(shortcut.dtype)
+
+
+batch_norm_relu.defvjp(_batch_norm_relu_forward, _batch_norm_relu_backward)
+
+
+def scale_add_relu(x: Images, mean: Channels, factor: Channels, bias: Channels, shortcut: Images | None) -> Images:
+    """Return `relu((x - mean) * factor + bias + shortcut)`, computed in float32."""
+    y = (x.astype(jnp.float32) - along(mean)) * along(factor) + along(bias)
+    if shortcut is not None:
+        y = y + shortcut.astype(jnp.float32)
+    return jnp.maximum(y, 0.0).astype(x.dtype)
+
+
+def along(channels: Channels) -> Float[Array, "1 1 1 c"]:
+    """Give a value of each channel the rank of images."""
+    return channels[None, None, None]

@@ -1,0 +1,151 @@
+"""The gradients written by hand are those of the plain forms."""
+
+import time
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.plain import PlainResNet
+from resnet_cifar import ResNet
+from resnet_cifar.layers import BatchNormRelu, batch_norm_relu, convolve, plain_convolve
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}  # Of the largest entry; bfloat16 has 8 bits.
+
+
+def normal(seed, *shape, dtype="float32"):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def assert_close(got, expected, dtype="float32"):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        tolerance = TOLERANCE[dtype] * max(1, float(abs(b).max()))
+        np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    ("size", "stride", "h", "w"), [(3, 1, 32, 32), (3, 2, 16, 16), (3, 2, 9, 8), (1, 2, 8, 7), (5, 3, 7, 11)]
+)
+def test_gradients_of_a_convolution(size, stride, h, w, dtype):
+    x, kernel = normal(0, 6, h, w, 3, dtype=dtype), normal(1, size, size, 3, 5, dtype=dtype)
+    dy = normal(2, *plain_convolve(x, kernel, stride).shape, dtype=dtype)
+    got, expected = (
+        jax.jit(lambda x, kernel, f=f: jax.vjp(lambda x, kernel: f(x, kernel, stride), x, kernel)[1](dy))(x, kernel)
+        for f in (convolve, plain_convolve)
+    )
+    assert_close(got, expected, dtype)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 12])
+def test_gradient_of_a_kernel_whatever_the_batch(batch):
+    """At 32x32 a chunk has up to 4 images."""
+    x, kernel = normal(0, batch, 32, 32, 4), normal(1, 3, 3, 4, 4)
+    got, expected = (jax.grad(lambda k, f=f: jnp.sin(f(x, k, 1)).sum())(kernel) for f in (convolve, plain_convolve))
+    assert_close(got, expected)
+
+
+def test_a_split_batch_has_the_same_gradient():
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    x, kernel = normal(0, 16, 32, 32, 4), normal(1, 3, 3, 4, 4)
+    split = jax.device_put(x, jax.NamedSharding(mesh, jax.P("data")))
+    compiled = jax.jit(jax.grad(lambda k, x: jnp.sin(convolve(x, k, 1)).sum())).lower(kernel, split).compile()
+    assert "all-gather" not in compiled.as_text()  # The images stay on their devices.
+    assert_close(
+        compiled(jax.device_put(kernel, jax.NamedSharding(mesh, jax.P())), split),
+        jax.grad(lambda k: jnp.sin(plain_convolve(x, k, 1)).sum())(kernel),
+    )
+
+
+def test_a_scanned_convolution_is_not_slow_on_a_cpu():
+    """XLA's own gradients are some 30 times slower in a scan."""
+    x, kernel = normal(0, 32, 32, 32, 16), normal(1, 3, 3, 16, 16)
+
+    def step(kernel, _):
+        return kernel - 0.1 * jax.grad(lambda k: (convolve(convolve(x, k, 1), k, 1) ** 2).mean())(kernel), None
+
+    def seconds(program):
+        compiled = program.lower(kernel).compile()
+        times = []
+        for _ in range(5):
+            start = time.perf_counter()
+            jax.block_until_ready(compiled(kernel))
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    scanned = seconds(jax.jit(lambda k: jax.lax.scan(step, k, None, length=4)))
+    assert scanned < 4 * 5 * seconds(jax.jit(lambda k: step(k, None)))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("with_shortcut", [False, True])
+def test_batch_norm_relu(with_shortcut, dtype):
+    """Values, statistics and gradients, against linen's BatchNorm in float32."""
+    x = 3 + 2 * normal(0, 8, 6, 6, 4)
+    shortcut = normal(1, 8, 6, 6, 4) if with_shortcut else None
+    dy = normal(2, 8, 6, 6, 4)
+    x, shortcut, dy = jax.tree.map(lambda a: a.astype(dtype), (x, shortcut, dy))
+    params = {"scale": normal(3, 4), "bias": normal(4, 4)}
+    stats = {"mean": jnp.zeros(4), "var": jnp.ones(4)}
+
+    def ours(params, x, shortcut):
+        variables = {"params": params, "batch_stats": stats}
+        return BatchNormRelu().apply(variables, x, shortcut, train=True, mutable=["batch_stats"])
+
+    def plain(params, x, shortcut):
+        norm = nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-5)
+        x, shortcut = jax.tree.map(lambda a: a.astype("float32"), (x, shortcut))
+        with jax.numpy_dtype_promotion("standard"):
+            y, updates = norm.apply({"params": params, "batch_stats": stats}, x, mutable=["batch_stats"])
+        return nn.relu(y if shortcut is None else y + shortcut), updates
+
+    y, grads, updates = jax.vjp(ours, params, x, shortcut, has_aux=True)
+    expected, plain_grads, plain_updates = jax.vjp(plain, params, x, shortcut, has_aux=True)
+    assert y.dtype == dtype
+    assert_close(y.astype("float32"), expected, dtype)
+    assert_close(updates, plain_updates)
+    # Where an output is so near 0 that bfloat16 rounds it there, either gradient is right; dy is exact in both.
+    assert_close(grads(dy), plain_grads(dy.astype("float32")), dtype)
+
+
+def test_products_with_the_hessian():
+    x, kernel, direction = normal(0, 4, 8, 8, 3), normal(1, 3, 3, 3, 3), normal(2, 3, 3, 3, 3)
+    ones, zeros = jnp.ones(3), jnp.zeros(3)
+
+    def plain_norm(x, shortcut):
+        x = (x - x.mean((0, 1, 2), keepdims=True)) / jnp.sqrt(x.var((0, 1, 2), keepdims=True) + 1e-5)
+        return nn.relu(x + shortcut)
+
+    def product(convolve, norm):
+        return jax.jvp(jax.grad(lambda kernel: jnp.sin(norm(convolve(x, kernel, 1), x)).sum()), (kernel,), (direction,))
+
+    assert_close(
+        product(convolve, lambda x, shortcut: batch_norm_relu(x, ones, zeros, shortcut)[0]),
+        product(plain_convolve, plain_norm),
+    )
+
+
+def test_the_network_is_the_plain_one():
+    """The same parameters, logits, statistics and gradients."""
+    images = normal(0, 16, 32, 32, 3)
+    variables = ResNet(8).init(jax.random.key(2), images[:1], train=False)
+
+    @partial(jax.jit, static_argnums=0)
+    def everything(model, params):
+        def loss(params):
+            logits, updates = model.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
+            return jax.nn.logsumexp(logits, axis=1).mean(), (logits, updates)
+
+        return jax.grad(loss, has_aux=True)(params)
+
+    with jax.numpy_dtype_promotion("standard"):
+        shapes = jax.eval_shape(partial(PlainResNet(8).init, train=False), jax.random.key(0), images[:1])
+        assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
+        got, expected = (everything(model, variables["params"]) for model in (ResNet(8), PlainResNet(8)))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3 * abs(b).max())
