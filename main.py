@@ -43,7 +43,9 @@ def main(argv: list[str]) -> None:
             raise UserError("get_config() of a config file must return a resnet_cifar.config.Config")
         validate(config)
         from resnet_cifar import train  # After the checks: it takes seconds to import.
+        from resnet_cifar.run import keep_programs
 
+        keep_programs()
         if DRY_RUN.value:
             train.dry_run(config)
         else:

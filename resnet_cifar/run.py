@@ -1,9 +1,14 @@
 """A run in memory: the images on the devices, the compiled steps, and one epoch or evaluation after the other."""
 
 import math
+import os
+import platform
+import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +32,7 @@ AFTER_DIVERGENCE = (
     "the run has diverged and ends here. Checkpoints from before are as they were; the same command would come to the "
     "same step, so try a lower --config.learning_rate or another --config.seed, in another --workdir"
 )
+Metrics = dict[str, np.ndarray]  # Of the steps of a dispatch, each [steps].
 Sums = dict[str, float]  # Of metrics and seconds, over the steps since the last row.
 
 
@@ -58,6 +64,8 @@ class Run:
         self.images = {split: jax.device_put(data, self._replicated) for split, data in images.items()}
 
         on_cpu = devices[0].platform == "cpu"
+        # XLA's CPU devices deadlock over independent programs with collectives, such as an evaluation and an epoch.
+        self._one_at_a_time = on_cpu
         self.steps_per_dispatch = 1 if on_cpu else self.plan.steps_per_epoch
         self.dtype = jnp.dtype({"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype))
         self._preprocess = partial(normalize, mean=dataset.mean, std=dataset.std, dtype=self.dtype)
@@ -84,6 +92,10 @@ class Run:
         self._order = order.lower(self._order_key, np.int32(0)).compile()
         self.compile_seconds = time.perf_counter() - start
         self._last_norm = math.nan
+        self._orders: dict[int, jax.Array] = {}
+        self._under_way: deque[tuple[float, Any, Callable[[Metrics, float], None]]] = deque()
+        self._last_end = -math.inf
+        self._pace_is_known = False
 
     def init_state(self) -> TrainState:
         """Draw the parameters: the state at step 0."""
@@ -112,55 +124,72 @@ class Run:
                 self.compiled(split, state, rows)
 
     def train_epoch(
-        self, state: TrainState, step: int, sums: Sums, *, advance: Callable[[int], None], stop: Stop
-    ) -> tuple[TrainState, int, Sums]:
-        """Train to the end of the epoch, or to where the dispatches under way end once a stop is asked for.
+        self, state: TrainState, step: int, *, finish: Callable[[int, Metrics, float], None], stop: Stop
+    ) -> tuple[TrainState, int]:
+        """Enqueue the rest of the epoch, up to the dispatch under way once a stop is asked for.
 
         Args:
           state: the one after `step` steps; donated.
           step: where to go on, at the beginning of an epoch or in the middle of it.
-          sums: over the steps of this epoch that have been made before; empty at its beginning.
-          advance: called with the number of steps that have been finished since the last call.
+          finish: called for each dispatch, once it is done and perhaps in a later call of this class, with the step it
+            has led to, the metrics of its steps and the seconds it took.
           stop: polled between dispatches.
 
         Returns:
-          The next state, its step, and the sums up to it.
+          The next state, which may be still on its way, and its step.
 
         Raises:
-          UserError: the loss or the gradient is not finite.
+          UserError: the loss or the gradient of an earlier dispatch is not finite.
         """
-        first, size, sums = step, self.config.batch_size, dict(sums)
-        start, compiled = time.perf_counter(), self.compile_seconds
+        size = self.config.batch_size
         epoch, done = divmod(step, self.plan.steps_per_epoch)
-        order = np.asarray(self._order(self._order_key, np.int32(epoch)))
-        rows = order[done * size : (done + self.epoch_end(step) - step) * size].reshape(-1, size)
-        waiting = []  # One dispatch is always waiting while another is under way, and never more.
-
-        def finish(metrics: dict[str, Any]) -> None:
-            nonlocal step
-            metrics = jax.device_get(metrics)
-            self._check_finite(metrics, step)
-            add(sums, metrics)
-            step += len(metrics["count"])
-            advance(len(metrics["count"]))
-
+        rows = self._epoch_order(epoch)[done * size : (done + self.epoch_end(step) - step) * size].reshape(-1, size)
         for piece in self._cut(rows):
             if stop.signal:
                 break
             state, metrics = self.dispatch("train", state, piece)
-            waiting.append(metrics)
-            if len(waiting) > 1:
-                finish(waiting.pop(0))
-        for metrics in waiting:
-            finish(metrics)
-        seconds = time.perf_counter() - start - (self.compile_seconds - compiled)
-        sums["train_seconds"] = sums.get("train_seconds", 0.0) + seconds
+            self._enqueue(metrics, partial(self._finish_training, step, finish))
+            step += len(piece)
+            if not self._pace_is_known:
+                self.drain()
+        return state, step
+
+    def _finish_training(
+        self, step: int, finish: Callable[[int, Metrics, float], None], metrics: Metrics, seconds: float
+    ) -> None:
+        """Check the metrics of some steps that follow `step`, and cut the dispatches that come if this one was long."""
+        self._check_finite(metrics, step)
+        self._pace_is_known = True
+        steps = len(metrics["count"])
         # Never to one: a step outside of a loop is another program, and may round otherwise.
-        while self.steps_per_dispatch > 3 and self.steps_per_dispatch * seconds > LONGEST_DISPATCH_SECONDS * (
-            step - first
-        ):
+        while self.steps_per_dispatch > 3 and self.steps_per_dispatch * seconds > LONGEST_DISPATCH_SECONDS * steps:
             self.steps_per_dispatch = -(-self.steps_per_dispatch // 2)
-        return state, step, sums
+        finish(step + steps, metrics, seconds)
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        """Return the order of an epoch, drawn during the one before: the host never waits for what is under way."""
+        order = self._orders.pop(epoch, None)
+        order = self._order(self._order_key, np.int32(epoch)) if order is None else order
+        self._orders = {epoch + 1: self._order(self._order_key, np.int32(epoch + 1))}
+        return np.asarray(order)
+
+    def _enqueue(self, metrics: Any, finish: Callable[[Metrics, float], None]) -> None:
+        """Note what a dispatch will return, and wait for the one before: the device always has its next work."""
+        self._under_way.append((time.perf_counter(), metrics, finish))
+        if len(self._under_way) > 1:
+            self._finish_oldest()
+
+    def drain(self) -> None:
+        """Wait for all that is under way."""
+        while self._under_way:
+            self._finish_oldest()
+
+    def _finish_oldest(self) -> None:
+        enqueued, metrics, finish = self._under_way.popleft()
+        metrics = jax.device_get(metrics)
+        end = time.perf_counter()
+        seconds, self._last_end = end - max(enqueued, self._last_end), end
+        finish(metrics, seconds)
 
     def train_row(self, step: int, sums: Sums) -> dict[str, float]:
         """Return the row of metrics for the steps that end at `step`."""
@@ -171,25 +200,45 @@ class Run:
             "images_per_second": sums["count"] / sums["train_seconds"],
         }
 
-    def evaluate(self, state: TrainState, split: str, stop: Stop) -> dict[str, float] | None:
-        """Score every image of a split exactly once; returns a row of metrics, or None once a stop is asked for."""
-        start, sums = time.perf_counter(), {}
-        n = len(self.images[split].labels)
-        for rows in self._cut(eval_indices(n, self.config.batch_size)):
+    def evaluate(
+        self, state: TrainState, split: str, *, finish: Callable[[dict[str, float]], None], stop: Stop
+    ) -> None:
+        """Enqueue the scoring of every image of a split, each exactly once.
+
+        Args:
+          state: what to score.
+          split: a key of `images`.
+          finish: called with a row of metrics, perhaps in a later call of this class; never if a stop comes first.
+          stop: polled between dispatches.
+
+        Raises:
+          UserError: from the call that would call `finish`: the loss is not finite.
+        """
+        n, sums = len(self.images[split].labels), {}
+
+        def finish_dispatch(metrics: Metrics, seconds: float) -> None:
+            add(sums, metrics)
+            sums["seconds"] = sums.get("seconds", 0.0) + seconds
+            if sums["steps"] == steps:
+                row = mean_metrics(sums, expected=n)
+                if not math.isfinite(row["loss"]):
+                    raise UserError(f"the loss of the {split} split is {row['loss']}: {AFTER_DIVERGENCE}")
+                finish(row | {"eval_seconds": sums["seconds"]})
+
+        rows = eval_indices(n, self.config.batch_size)
+        steps = len(rows)
+        for piece in self._cut(rows):
             if stop.signal:
-                return None
-            # One after the other: XLA's CPU devices deadlock over independent programs with collectives.
-            add(sums, jax.device_get(self.dispatch(split, state, rows)))
-        row = mean_metrics(sums, expected=n)
-        if not math.isfinite(row["loss"]):
-            raise UserError(f"the loss of the {split} split is {row['loss']}: {AFTER_DIVERGENCE}")
-        return row | {"eval_seconds": time.perf_counter() - start}
+                return
+            self._enqueue(self.dispatch(split, state, piece), finish_dispatch)
+            if self._one_at_a_time:
+                self.drain()
 
     def learning_rate(self, step: int) -> float:
         """Return the rate of the update that follows `step` updates."""
         return np.asarray(self.schedule(step)).item()
 
-    def _check_finite(self, metrics: dict[str, np.ndarray], step: int) -> None:
+    def _check_finite(self, metrics: Metrics, step: int) -> None:
         """Raise a UserError at the first of some steps, which follow `step`, that diverged."""
         norms = metrics["grad_norm"]
         for i in np.flatnonzero(~np.isfinite(metrics["loss_sum"] + norms))[:1]:
@@ -233,7 +282,25 @@ class Run:
         return (state, self.images[split], placed) + ((self._augment_key,) if split == "train" else ())
 
 
-def add(sums: Sums, metrics: dict[str, np.ndarray]) -> None:
+def keep_programs() -> None:
+    """Let JAX keep what it compiles from one start to the next; JAX_COMPILATION_CACHE_DIR says where, if it is set.
+
+    By default in ~/.cache/resnet_cifar, in a folder for each host, as XLA's CPU programs are made for one processor.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        folder = Path(cache, "resnet_cifar", platform.node())
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError:
+            return  # A home that can't be written to costs the time to compile, and JAX would warn of every program.
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def add(sums: Sums, metrics: Metrics) -> None:
     """Add the metrics of some steps, each [steps], to the sums."""
     for name, values in metrics.items():
         sums[name] = sums.get(name, 0.0) + float(np.sum(values, dtype=np.float64))

@@ -1,5 +1,6 @@
 """The loop: train, evaluate, record, save, and go on where an earlier start stopped."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ from resnet_cifar.checkpoint import Checkpoints
 from resnet_cifar.config import Config, validate
 from resnet_cifar.errors import UserError
 from resnet_cifar.plan import blank_splits
-from resnet_cifar.run import Run, Sums
+from resnet_cifar.run import Metrics, Run, Sums, add
 from resnet_cifar.runlog import RunLog
 from resnet_cifar.steps import TrainState
 from resnet_cifar.stop import Stop, Stopped
@@ -46,7 +47,7 @@ def _train(run: Run, folder: Path, stop: Stop) -> TrainState:
     plan = run.plan
     with Checkpoints(folder, describe.explanation(run)) as checkpoints:
         restored = checkpoints.restore(jax.eval_shape(run.init_state))
-        state, sums = (restored.state, restored.sums) if restored else (run.init_state(), {})
+        state, sums = (restored.state, dict(restored.sums)) if restored else (run.init_state(), {})
         state, step = run.place(state), int(state.step)
         if step == plan.num_steps and (folder / "summary.json").exists():
             print(f"finished before: see {folder / 'summary.json'}")
@@ -87,26 +88,39 @@ def _loop(
 ) -> tuple[TrainState, int, Sums]:
     """Train, evaluate and save to the end, or until asked to stop, perhaps in the middle of an epoch.
 
-    Each turn begins with what is due after `step`: an earlier start may have been stopped before it was done.
+    Each turn begins with what is due after `step`: an earlier start may have been stopped before it was done. The work
+    is enqueued, and its results are recorded while the next is under way.
     """
     config, plan = run.config, run.plan
+
+    def finish(step: int, metrics: Metrics, seconds: float) -> None:
+        nonlocal sums
+        add(sums, metrics)
+        sums["train_seconds"] = sums.get("train_seconds", 0.0) + seconds
+        log.advance(len(metrics["count"]))
+        if step == plan.num_steps or step % plan.steps_per_epoch == 0:
+            log.record(step, "train", run.train_row(step, sums))
+            sums = {}
+
     while True:
         epoch, within = divmod(step, plan.steps_per_epoch)
         last = step == plan.num_steps
         complete = last or (step > 0 and not within)
-        for split in [run.watched, "test"] if last else [run.watched] * due(config.eval_every_epochs, epoch):
-            if complete and not log.row(step, split) and (scores := run.evaluate(state, split, stop)):
-                log.record(step, split, scores)
-        if stop.signal and not log.row(plan.num_steps, "test"):
+        splits = dict.fromkeys([run.watched, "test"]) if last else [run.watched] * due(config.eval_every_epochs, epoch)
+        for split in splits:  # At the end both, once if they are the same.
+            if complete and not log.row(step, split):
+                run.evaluate(state, split, finish=partial(log.record, step, split), stop=stop)
+        save = complete and (last or due(config.checkpoint_every_epochs, epoch))
+        stopping = stop.signal is not None
+        if save or stopping:
+            run.drain()  # What has diverged is not saved.
+        if stopping and not log.row(plan.num_steps, "test"):
             return state, step, sums
-        if complete and (last or due(config.checkpoint_every_epochs, epoch)):
+        if save:
             checkpoints.save(state, validation_accuracy=log.row(step, "validation").get("accuracy"))
         if last:
             return state, step, sums
-        state, step, sums = run.train_epoch(state, step, sums, advance=log.advance, stop=stop)
-        if "steps" in sums and (step == plan.num_steps or step % plan.steps_per_epoch == 0):
-            log.record(step, "train", run.train_row(step, sums))
-            sums = {}
+        state, step = run.train_epoch(state, step, finish=finish, stop=stop)
         checkpoints.check()
 
 

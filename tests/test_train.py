@@ -34,8 +34,25 @@ def untimed(rows):
     return [{k: v for k, v in row.items() if "seconds" not in k and "per_second" not in k} for row in rows]
 
 
-def train(run, state, step, advance=lambda steps: None, sums=None, stop=None):
-    return run.train_epoch(state, step, sums or {}, advance=advance, stop=stop or Stop())
+def train(run, state, step):
+    """Train to the end of the epoch; return what the loop would have."""
+    sums = {"train_seconds": 0.0}
+
+    def finish(step, metrics, seconds):
+        add(sums, metrics)
+        sums["train_seconds"] += seconds
+
+    state, step = run.train_epoch(state, step, finish=finish, stop=Stop())
+    run.drain()
+    return state, step, sums
+
+
+def evaluate(run, state, split):
+    rows = []
+    run.evaluate(state, split, finish=rows.append, stop=Stop())
+    run.drain()
+    (row,) = rows
+    return row
 
 
 @pytest.fixture(scope="module")
@@ -126,13 +143,70 @@ def test_one_dispatch_an_epoch_as_on_accelerators_trains_the_same(tiny):
     for steps_per_dispatch in (1, 4):
         run = Run(dataclasses.replace(tiny, num_epochs=1.5, warmup_epochs=0.5, decay_epochs=(1,)))
         run.steps_per_dispatch = steps_per_dispatch
-        done = []
-        state, step, sums = train(run, run.place(run.init_state()), 0, done.append)
+        state, step, sums = train(run, run.place(run.init_state()), 0)
         row = run.train_row(step, sums)
-        state, step, _ = train(run, state, step, done.append)  # A last epoch cut short.
-        assert sum(done) == step == 6
-        results.append((row["loss"], row["grad_norm"], run.evaluate(state, "test", Stop())["loss"]))
+        assert sums["steps"] == step == 4
+        state, step, sums = train(run, state, step)  # A last epoch cut short.
+        assert (sums["steps"], step) == (2, 6)
+        results.append((row["loss"], row["grad_norm"], evaluate(run, state, "test")["loss"]))
     np.testing.assert_allclose(*results, rtol=1e-2)
+
+
+def test_the_next_epoch_is_enqueued_before_the_results_of_the_last_are_read(tiny, tmp_path, monkeypatch):
+    """As on one accelerator."""
+    events = []
+
+    def note(cls, name, label):
+        original = getattr(cls, name)
+
+        def noted(self, *arguments, **named):
+            events.append(label(*arguments))
+            return original(self, *arguments, **named)
+
+        monkeypatch.setattr(cls, name, noted)
+
+    def as_on_an_accelerator(self, *arguments):
+        original(self, *arguments)
+        self.steps_per_dispatch, self._one_at_a_time = 4, False
+
+    first, original = jax.devices()[:1], Run.__init__
+    monkeypatch.setattr(jax, "devices", lambda: first)
+    monkeypatch.setattr(Run, "__init__", as_on_an_accelerator)
+    note(Run, "dispatch", lambda split, *_: f"enqueue {split}")
+    note(runlog.RunLog, "record", lambda step, split, _: f"record {split} {step // 4}")
+    config = dataclasses.replace(tiny, checkpoint_every_epochs=0, batch_size=32)
+    monkeypatch.setattr(run_module, "eval_indices", lambda n, size: np.arange(n).reshape(1, -1))  # One dispatch.
+    train_and_evaluate(config, tmp_path)
+    # The first dispatch is waited for, as it says how long they take.
+    expected = ["enqueue train", "record train 1", "enqueue test"]
+    for epoch in (1, 2, 3):
+        expected += ["enqueue train", f"record test {epoch}", "enqueue test", f"record train {epoch + 1}"]
+    assert events == [*expected, "record test 4"]
+
+
+def test_programs_are_kept_where_that_can_be(tmp_path, monkeypatch):
+    settings = (
+        "compilation_cache_dir",
+        "persistent_cache_min_compile_time_secs",
+        "persistent_cache_min_entry_size_bytes",
+    )
+    before = {f"jax_{name}": getattr(jax.config, f"jax_{name}") for name in settings}
+    try:
+        run_module.keep_programs()
+        assert (
+            jax.config.jax_compilation_cache_dir == before["jax_compilation_cache_dir"]
+        )  # What a user has said, holds.
+        jax.config.update("jax_compilation_cache_dir", None)
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+        run_module.keep_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        run_module.keep_programs()
+        assert jax.config.jax_compilation_cache_dir.startswith(str(tmp_path / "cache" / "resnet_cifar"))
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
 def test_resume_equals_uninterrupted_run(finished, tmp_path, monkeypatch):
@@ -200,9 +274,8 @@ def test_validation_is_watched_and_the_test_set_scored_once_at_the_end(tiny, tmp
 def test_the_best_by_validation_outlives_newer_checkpoints_and_the_test_set_chooses_none(tiny, tmp_path, monkeypatch):
     scores = {"validation": iter([0.3, 0.9, 0.5, 0.4]), "test": iter([0.9, 0.1, 0.1, 0.1, 0.1])}
 
-    def scripted(self, state, split, stop):
-        accuracy = next(scores[split])
-        return {"loss": 1.0, "accuracy": accuracy, "top5_accuracy": 1.0}
+    def scripted(self, state, split, *, finish, stop):
+        finish({"loss": 1.0, "accuracy": next(scores[split]), "top5_accuracy": 1.0})
 
     monkeypatch.setattr(Run, "evaluate", scripted)
     train_and_evaluate(dataclasses.replace(tiny, validation_split="train[130:200]"), tmp_path / "validated")
@@ -218,14 +291,14 @@ def test_four_devices_train_like_one(tiny, monkeypatch):
     four = Run(config)
     assert len(four.images["train"].labels.devices()) == 4
     state, _, sums = train(four, four.place(four.init_state()), 0)
-    score = four.evaluate(state, "test", Stop())
+    score = evaluate(four, state, "test")
     first = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: first)
     one = Run(config)
     assert len(one.images["train"].labels.devices()) == 1
     alone, _, alone_sums = train(one, one.place(one.init_state()), 0)
     np.testing.assert_allclose(sums["loss_sum"], alone_sums["loss_sum"], rtol=1e-4)
-    np.testing.assert_allclose(score["loss"], one.evaluate(alone, "test", Stop())["loss"], rtol=1e-3)
+    np.testing.assert_allclose(score["loss"], evaluate(one, alone, "test")["loss"], rtol=1e-3)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), state.params, alone.params)
 
 
@@ -403,7 +476,7 @@ def test_an_evaluation_that_is_not_finite_ends_the_run(tiny):
     state = run.place(run.init_state())
     bad = state.replace(params=jax.tree.map(lambda leaf: leaf * jax.numpy.nan, state.params))
     with pytest.raises(UserError, match="the loss of the test split is nan: the run has diverged"):
-        run.evaluate(bad, "test", Stop())
+        evaluate(run, bad, "test")
 
 
 def test_dispatches_that_take_long_are_cut(tiny, monkeypatch):
