@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
                     eval_every_epochs=0,
                     checkpoint_every_epochs=cadence,
                 )
-                times.append(sum(time_epochs(config)[:20]))
+                times.append(sum(time_epochs(config)[0][:20]))
     medians = {cadence: statistics.median(times) for cadence, times in seconds.items()}
     result = {
         "cost_at_the_default_cadence": medians[default] / medians[0] - 1,

@@ -1,88 +1,225 @@
-"""Images per second of the bare jitted step and of the whole program around it, in one process.
+"""Images per second of the step, of an epoch and of the whole program, beside a plain step and the device's floor.
 
-python -m benchmarks.throughput --depth=20 --batch_size=128 --output=results/throughput_cpu.json
+python -m benchmarks.throughput --depths=20,56 --batch_size=128 --output=results/throughput_cpu.json
 
-The bare step is `train_step` over and over on one batch that is already normalized. The whole program is
-`train_and_evaluate`: order, gather, augmentation, metrics, rows, events and a checkpoint every epoch, from the end of
-its first epoch to the end of its last; evaluation and compilation are left out of both.
+All in one process, in turns, medians over the repeats, after one turn that is not counted:
+
+- plain: the same network and step as flax's ImageNet example writes them (benchmarks/plain.py), on one batch;
+- bare: `train_step` on one batch that is already normalized;
+- epoch: order, gather, augmentation and step, as the program dispatches them, metrics read;
+- whole: `train_and_evaluate`, from the end of its first epoch to the end of its last: also rows, events and one
+  checkpoint in ten epochs. Evaluation is beside it, in seconds, and both make the seconds of the card's 160 epochs.
+
+Plain and bare are a loop of steps on a CPU, and a `lax.scan` on accelerators.
 """
 
 import datetime
 import json
 import os
 import statistics
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+import numpy as np
+from absl import app, flags, logging
 
+from benchmarks import limits
+from benchmarks.plain import plain_state, plain_train_step
 from benchmarks.timing import time_epochs
-from resnet_cifar import train_step
+from resnet_cifar import synthetic, train_step
 from resnet_cifar.config import Config
-from resnet_cifar.describe import device_name, versions
-from resnet_cifar.run import Run
+from resnet_cifar.describe import circumstances
+from resnet_cifar.run import Run, add, keep_programs
+from resnet_cifar.stop import Stop
 
-DEPTH = flags.DEFINE_integer("depth", 20, "Depth of the network.")
+DEPTHS = flags.DEFINE_list("depths", ["20"], "Depths of the networks.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.")
+DTYPE = flags.DEFINE_string("dtype", "auto", "Of activations: auto, float32 or bfloat16.")
 STEPS = flags.DEFINE_integer("steps", 30, "Steps timed at once: those of an epoch.")
-REPEATS = flags.DEFINE_integer("repeats", 5, "How often both are timed.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "How often each is timed.")
+ONLY = flags.DEFINE_list("only", ["plain", "bare", "epoch", "whole"], "What to time.")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file to write; none by default.")
 
 
 def main(argv: list[str]) -> None:
-    """Time both, print them and their ratio, and write them where that is asked for."""
+    """Time what the flags say; print a table and write a file, after every depth."""
     del argv
+    logging.set_verbosity(logging.WARNING)
+    keep_programs()
+    rows = []
+    for depth in map(int, DEPTHS.value):
+        rows.append(measure(depth))
+        print(table(rows), flush=True)
+        result = {
+            "rows": rows,
+            "date": datetime.date.today().isoformat(),
+            "driver": driver(),
+            "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
+            **circumstances(),
+        }
+        if OUTPUT.value:
+            Path(OUTPUT.value).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure(depth: int) -> dict:
+    """Return one row: what was asked for, of one depth."""
     config = Config(
-        depth=DEPTH.value,
+        depth=depth,
+        dtype=DTYPE.value,
         dataset="synthetic",
         train_split=f"train[:{BATCH_SIZE.value * STEPS.value}]",
         batch_size=BATCH_SIZE.value,
         num_epochs=REPEATS.value + 1,
+        learning_rate=0.01,
         warmup_epochs=1,
         decay_epochs=(),
-        eval_every_epochs=0,
-        checkpoint_every_epochs=1,
     )
-    # Half of the bare steps before and half after, so that a drift of the machine's speed falls on both alike.
-    bare = time_bare_step(config, repeats=REPEATS.value)
-    whole = [STEPS.value * config.batch_size / seconds for seconds in time_epochs(config)]
-    bare += time_bare_step(config, repeats=REPEATS.value)
-    result = {
-        "bare_images_per_second": statistics.median(bare),
-        "whole_images_per_second": statistics.median(whole),
-        "whole_over_bare": statistics.median(whole) / statistics.median(bare),
-        "bare_repeats": bare,
-        "whole_repeats": whole,
-        "depth": config.depth,
-        "batch_size": config.batch_size,
-        "date": datetime.date.today().isoformat(),
-        "device": device_name(),
-        "environment": {name: os.environ.get(name, "") for name in ("GLIBC_TUNABLES", "XLA_FLAGS")},
-        "versions": versions(),
+    images = STEPS.value * config.batch_size
+    sizes = {"train": images, "test": 2_000 if jax.default_backend() == "cpu" else 10_000}
+    with mock.patch.dict(synthetic.SIZES, sizes), mock.patch.object(synthetic, "make_images", noise):
+        run = Run(config)
+        row: dict = {"depth": depth, "batch_size": config.batch_size, "dtype": str(run.dtype)}
+        timers: dict[str, Callable[[], float]] = {}
+        for name, make in {"plain": time_plain, "bare": time_bare, "epoch": time_epoch}.items():
+            if name in ONLY.value:
+                timers[name], row[f"{name}_compile_seconds"], row[f"{name}_temporary_bytes"] = make(run)
+        for timer in timers.values():
+            timer()
+        # Half of the turns before the whole program and half after: a drift of the machine's speed falls on all alike.
+        times: dict[str, list[float]] = {name: [] for name in timers}
+
+        def turns(number: int) -> None:
+            for _ in range(number):
+                for name, timer in timers.items():
+                    times[name].append(timer())
+
+        turns(REPEATS.value - REPEATS.value // 2)
+        if "whole" in ONLY.value:
+            times["whole"], evaluations = time_epochs(config)
+            row["evaluation_seconds"] = statistics.median(evaluations) * 10_000 / sizes["test"]
+        turns(REPEATS.value - REPEATS.value // 2)
+    row["seconds"] = times
+    row |= {name: images / statistics.median(values) for name, values in times.items()}
+    if "bare" in row:
+        best = row["bare"]
+        row |= {f"{name}_over_bare": row[name] / best for name in times if name != "bare"}
+        row["tflops"] = best * limits.training_flops(depth) / 1e12
+        row["gigabytes_per_second"] = best * limits.training_bytes(depth) / 1e9
+        if floor := limits.floor_images_per_second(depth, limits.device_kind()):
+            row |= {"floor": floor, "bare_over_floor": best / floor}
+    if "whole" in row:
+        row["seconds_of_160_epochs"] = 160 * (48 * 1024 / row["whole"] + row["evaluation_seconds"])
+    if stats := jax.devices()[0].memory_stats():
+        row["peak_bytes_so_far"] = stats["peak_bytes_in_use"]
+    return row
+
+
+def noise(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return noise in place of synthetic images, which take time to draw; on zeros, some devices compute faster."""
+    n, rng = synthetic.SIZES[split], np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), rng.integers(0, num_classes, n)
+
+
+def time_plain(run: Run) -> tuple[Callable[[], float], float, int]:
+    """Return what times the plain step, the seconds it took to compile, and the bytes it needs besides its state."""
+    return repeated(plain_train_step, plain_state(jax.random.key(0), run.config.depth, run.dtype), one_batch(run))
+
+
+def time_bare(run: Run) -> tuple[Callable[[], float], float, int]:
+    """Return the same of `train_step`."""
+    return repeated(train_step, run.place(run.init_state()), one_batch(run))
+
+
+def one_batch(run: Run) -> dict[str, jax.Array]:
+    """Return a batch of normalized noise."""
+    size = run.config.batch_size
+    return {
+        "image": jax.random.normal(jax.random.key(1), (size, 32, 32, 3), run.dtype),
+        "label": jnp.arange(size, dtype=jnp.int32) % 10,
     }
-    print(json.dumps(result, indent=2))
-    if OUTPUT.value:
-        Path(OUTPUT.value).write_text(json.dumps(result, indent=2) + "\n")
 
 
-def time_bare_step(config: Config, repeats: int) -> list[float]:
-    """Return images per second of `train_step` alone, once for each repeat."""
-    run = Run(config)
-    state = run.place(run.init_state())
-    images = jax.random.normal(jax.random.key(0), (config.batch_size, 32, 32, 3), run.dtype)
-    batch = {"image": images, "label": jnp.arange(config.batch_size) % 10}
-    step = train_step.lower(state, batch).compile()
-    state, metrics = jax.block_until_ready(step(state, batch))
-    rates = []
-    for _ in range(repeats):
+def repeated(step, state, batch) -> tuple[Callable[[], float], float, int]:
+    """Time steps on one batch."""
+    scanned = jax.default_backend() != "cpu"
+
+    @jax.jit(donate_argnums=0)
+    def scan(state, batch):
+        return jax.lax.scan(lambda state, _: step(state, batch), state, length=STEPS.value)
+
+    start = time.perf_counter()
+    program = (scan if scanned else step).lower(state, batch).compile()
+    compile_seconds = time.perf_counter() - start
+
+    def timer() -> float:
+        nonlocal state
         start = time.perf_counter()
-        for _ in range(STEPS.value):
-            state, metrics = step(state, batch)
-        jax.block_until_ready(metrics)
-        rates.append(STEPS.value * config.batch_size / (time.perf_counter() - start))
-    return rates
+        for _ in range(1 if scanned else STEPS.value):
+            state, _ = program(state, batch)
+        jax.block_until_ready(state)
+        return time.perf_counter() - start
+
+    return timer, compile_seconds, temporary_bytes(program)
+
+
+def time_epoch(run: Run) -> tuple[Callable[[], float], float, int]:
+    """Return the same of an epoch of a `Run`."""
+    state = run.place(run.init_state())
+    before = run.compile_seconds
+    rows = np.zeros((run.steps_per_dispatch, run.config.batch_size), np.int32)
+    program = run.compiled("train", state, rows)
+
+    def timer() -> float:
+        nonlocal state
+        sums, start = {}, time.perf_counter()
+        state, _ = run.train_epoch(state, 0, finish=lambda step, metrics, seconds: add(sums, metrics), stop=Stop())
+        run.drain()
+        return time.perf_counter() - start
+
+    return timer, run.compile_seconds - before, temporary_bytes(program)
+
+
+def temporary_bytes(program: jax.stages.Compiled) -> int:
+    """Return the bytes that a program needs besides its arguments and results; 0 where that is not known."""
+    memory = program.memory_analysis()
+    return memory.temp_size_in_bytes if memory else 0
+
+
+def driver() -> str:
+    """Return the version of NVIDIA's driver, if there is one."""
+    try:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def table(rows: list[dict]) -> str:
+    """Return the rows as Markdown."""
+    columns = {
+        "depth": "{:d}",
+        "batch_size": "{:,d}",
+        "dtype": "{}",
+        "plain": "{:,.0f}",
+        "bare": "{:,.0f}",
+        "epoch": "{:,.0f}",
+        "whole": "{:,.0f}",
+        "plain_over_bare": "{:.2f}",
+        "whole_over_bare": "{:.3f}",
+        "tflops": "{:.3g}",
+        "gigabytes_per_second": "{:,.3g}",
+        "bare_over_floor": "{:.2f}",
+        "seconds_of_160_epochs": "{:,.0f}",
+    }
+    present = [name for name in columns if any(name in row for row in rows)]
+    lines = [present, ["---"] * len(present)]
+    lines += [[columns[name].format(row[name]) if name in row else "" for name in present] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 if __name__ == "__main__":

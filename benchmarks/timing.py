@@ -3,15 +3,16 @@
 import itertools
 import tempfile
 import time
+from pathlib import Path
 from unittest import mock
 
 from resnet_cifar.config import Config
-from resnet_cifar.runlog import RunLog
+from resnet_cifar.runlog import RunLog, read_rows
 from resnet_cifar.train import train_and_evaluate
 
 
-def time_epochs(config: Config) -> list[float]:
-    """Return the seconds between the ends of consecutive epochs of a whole run."""
+def time_epochs(config: Config) -> tuple[list[float], list[float]]:
+    """Return the seconds between the ends of consecutive epochs of a whole run, without evaluations, and those."""
     ends, record = [], RunLog.record
 
     def stamped(self, step, split, values):
@@ -21,4 +22,8 @@ def time_epochs(config: Config) -> list[float]:
 
     with tempfile.TemporaryDirectory() as workdir, mock.patch.object(RunLog, "record", stamped):
         train_and_evaluate(config, workdir)
-    return [end - start for start, end in itertools.pairwise(ends)]
+        evaluations = [row["eval_seconds"] for row in read_rows(Path(workdir)) if row["split"] != "train"]
+    between = evaluations if config.eval_every_epochs == 1 else itertools.repeat(0.0)
+    return [
+        end - start - other for (start, end), other in zip(itertools.pairwise(ends), between, strict=False)
+    ], evaluations

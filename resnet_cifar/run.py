@@ -65,7 +65,7 @@ class Run:
 
         on_cpu = devices[0].platform == "cpu"
         # XLA's CPU devices deadlock over independent programs with collectives, such as an evaluation and an epoch.
-        self._one_at_a_time = on_cpu
+        self._one_at_a_time = on_cpu and len(devices) > 1
         self.steps_per_dispatch = 1 if on_cpu else self.plan.steps_per_epoch
         self.dtype = jnp.dtype({"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype))
         self._preprocess = partial(normalize, mean=dataset.mean, std=dataset.std, dtype=self.dtype)
@@ -147,8 +147,7 @@ class Run:
         for piece in self._cut(rows):
             if stop.signal:
                 break
-            state, metrics = self.dispatch("train", state, piece)
-            self._enqueue(metrics, partial(self._finish_training, step, finish))
+            state = self.dispatch("train", state, piece, partial(self._finish_training, step, finish))
             step += len(piece)
             if not self._pace_is_known:
                 self.drain()
@@ -173,11 +172,30 @@ class Run:
         self._orders = {epoch + 1: self._order(self._order_key, np.int32(epoch + 1))}
         return np.asarray(order)
 
-    def _enqueue(self, metrics: Any, finish: Callable[[Metrics, float], None]) -> None:
-        """Note what a dispatch will return, and wait for the one before: the device always has its next work."""
-        self._under_way.append((time.perf_counter(), metrics, finish))
+    def dispatch(
+        self, split: str, state: TrainState, rows: np.ndarray, finish: Callable[[Metrics, float], None]
+    ) -> TrainState:
+        """Enqueue `train_steps` over images of the train split, or `eval_steps` over those of another.
+
+        Then wait for the dispatch before, while the device has this one to go on with.
+
+        Args:
+          split: a key of `images`.
+          state: to train (it is donated) or to score.
+          rows: indices of images, [steps, batch].
+          finish: called with the metrics and the seconds it took, when the next dispatch is under way or by `drain`.
+
+        Returns:
+          The next state.
+        """
+        program = self.compiled(split, state, rows)
+        start = time.perf_counter()
+        results = program(*self._arguments(split, state, rows))
+        state, metrics = results if split == "train" else (state, results)
+        self._under_way.append((start, metrics, finish))
         if len(self._under_way) > 1:
             self._finish_oldest()
+        return state
 
     def drain(self) -> None:
         """Wait for all that is under way."""
@@ -185,10 +203,10 @@ class Run:
             self._finish_oldest()
 
     def _finish_oldest(self) -> None:
-        enqueued, metrics, finish = self._under_way.popleft()
+        start, metrics, finish = self._under_way.popleft()
         metrics = jax.device_get(metrics)
         end = time.perf_counter()
-        seconds, self._last_end = end - max(enqueued, self._last_end), end
+        seconds, self._last_end = end - max(start, self._last_end), end
         finish(metrics, seconds)
 
     def train_row(self, step: int, sums: Sums) -> dict[str, float]:
@@ -230,7 +248,7 @@ class Run:
         for piece in self._cut(rows):
             if stop.signal:
                 return
-            self._enqueue(self.dispatch(split, state, piece), finish_dispatch)
+            self.dispatch(split, state, piece, finish_dispatch)
             if self._one_at_a_time:
                 self.drain()
 
@@ -254,16 +272,6 @@ class Run:
     def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
         """Cut rows of indices into dispatches of about the same length."""
         return np.array_split(rows, -(-len(rows) // self.steps_per_dispatch))
-
-    def dispatch(self, split: str, state: TrainState, rows: np.ndarray) -> Any:
-        """Run `train_steps` over images of the train split (the state is donated), `eval_steps` over those of another.
-
-        Args:
-          split: a key of `images`.
-          state: to train or to score.
-          rows: indices of images, [steps, batch].
-        """
-        return self.compiled(split, state, rows)(*self._arguments(split, state, rows))
 
     def compiled(self, split: str, state: TrainState, rows: np.ndarray) -> jax.stages.Compiled:
         """Return the program that `dispatch` runs, compiled once for each split and number of steps."""

@@ -1,0 +1,97 @@
+"""What a network costs by arithmetic, and what devices can do: the floors that measurements are set beside.
+
+Per image and in training: multiply-adds of the three products of every convolution, and bytes that must pass the
+device's memory if convolutions are opaque kernels and everything between them is fused perfectly, with bfloat16
+activations and every access going to memory.
+"""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Convolution(NamedTuple):
+    """A 3x3 convolution of the family, by what distinguishes it."""
+
+    size: int  # Height and width of the input.
+    c: int  # Channels of the input.
+    c2: int  # Channels of the output.
+    stride: int = 1
+
+    @property
+    def flops(self) -> int:
+        """Return the floating-point operations of one product (forward, or either gradient) for one image."""
+        return 2 * 9 * self.c * self.outputs
+
+    @property
+    def outputs(self) -> int:
+        """Return the number of output elements of one image."""
+        return (self.size // self.stride) ** 2 * self.c2
+
+    @property
+    def inputs(self) -> int:
+        """Return the number of input elements of one image."""
+        return self.size**2 * self.c
+
+
+class Device(NamedTuple):
+    """What a device sustains, in bytes/s and in bfloat16 FLOP/s, and who says so."""
+
+    bandwidth: float
+    flops: float
+    source: str
+
+
+DEVICES = {
+    "NVIDIA H200": Device(4.3e12, 790e12, "measured with large copies and matrix products"),
+    "NVIDIA H100 80GB HBM3": Device(3.35e12, 990e12, "datasheet"),
+    "NVIDIA A100-SXM4-80GB": Device(2.0e12, 312e12, "datasheet"),
+    "NVIDIA GeForce RTX 3080": Device(0.76e12, 60e12, "datasheet"),
+}
+
+
+def convolutions(depth: int) -> list[tuple[Convolution, bool]]:
+    """Return the convolutions of a network, each with whether a shortcut is added after it."""
+    layers = [(Convolution(32, 3, 16), False)]
+    for stage in range(3):
+        size, c = 32 >> stage, 16 << stage
+        for block in range((depth - 2) // 6):
+            down = stage > 0 and block == 0
+            layers.append((Convolution(size * 2, c // 2, c, 2) if down else Convolution(size, c, c), False))
+            layers.append((Convolution(size, c, c), True))
+    return layers
+
+
+def training_flops(depth: int) -> int:
+    """Return the FLOPs of training on one image; the images need no gradient."""
+    head = 3 * 2 * 64 * 10
+    return sum(3 * layer.flops for layer, _ in convolutions(depth)) - convolutions(depth)[0][0].flops + head
+
+
+def training_bytes(depth: int) -> int:
+    """Return the bytes that training on one image moves.
+
+    For a convolution of x to y: forward it reads x and writes y, the statistics read y, the normalization reads y and
+    writes its result; backward, the statistics read y and its gradient, the normalization reads both and writes one,
+    and each of the two products reads or writes an x and a y. Where a shortcut is added, forward reads it; backward
+    reads the sign of the sum twice and writes the shortcut's gradient, and the gradient that comes in is a sum of two,
+    read twice.
+    """
+    elements = 0
+    for layer, adds in convolutions(depth):
+        x, y = layer.inputs, layer.outputs
+        elements += (x + y) + y + 2 * y + 2 * y + 3 * y + 2 * (x + y) + 6 * y * adds
+    return 2 * elements
+
+
+def floor_images_per_second(depth: int, device: str) -> float | None:
+    """Return the images per second that a device's memory or arithmetic allows; None for a device not in `DEVICES`."""
+    if device not in DEVICES:
+        return None
+    limits = DEVICES[device]
+    return min(limits.bandwidth / training_bytes(depth), limits.flops / training_flops(depth))
+
+
+def device_kind() -> str:
+    """Return the kind of the first device, as `DEVICES` spells it."""
+    return jax.devices()[0].device_kind
