@@ -7,8 +7,6 @@ activations and every access going to memory.
 
 from typing import NamedTuple
 
-import jax
-
 
 class Convolution(NamedTuple):
     """A 3x3 convolution of the family, by what distinguishes it."""
@@ -90,8 +88,3 @@ def floor_images_per_second(depth: int, device: str) -> float | None:
         return None
     limits = DEVICES[device]
     return min(limits.bandwidth / training_bytes(depth), limits.flops / training_flops(depth))
-
-
-def device_kind() -> str:
-    """Return the kind of the first device, as `DEVICES` spells it."""
-    return jax.devices()[0].device_kind

@@ -110,7 +110,7 @@ def measure(depth: int) -> dict:
         row |= {f"{name}_over_bare": row[name] / best for name in times if name != "bare"}
         row["tflops"] = best * limits.training_flops(depth) / 1e12
         row["gigabytes_per_second"] = best * limits.training_bytes(depth) / 1e9
-        if floor := limits.floor_images_per_second(depth, limits.device_kind()):
+        if floor := limits.floor_images_per_second(depth, jax.devices()[0].device_kind):
             row |= {"floor": floor, "bare_over_floor": best / floor}
     if "whole" in row:
         row["seconds_of_160_epochs"] = 160 * (48 * 1024 / row["whole"] + row["evaluation_seconds"])

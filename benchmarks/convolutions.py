@@ -1,0 +1,119 @@
+"""The three products of every distinct convolution of the family, one by one: where the time of a step goes.
+
+python -m benchmarks.convolutions --batch_size=128 --output=results/convolutions_cpu.json
+
+Each is timed as `resnet_cifar.layers` has it, and the kernel's gradient also as XLA derives it. On accelerators two
+more forms of the 16-channel stage are tried, which would be used if they won there: the stem with its input padded to
+8 channels, and pairs of pixels packed into 32 channels.
+"""
+
+import datetime
+import json
+import os
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+
+from benchmarks.limits import DEVICES, Convolution, convolutions
+from resnet_cifar.describe import circumstances
+from resnet_cifar.layers import convolve, plain_convolve
+
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images.")
+DTYPE = flags.DEFINE_string("dtype", "auto", "auto, float32 or bfloat16.")
+REPEATS = flags.DEFINE_integer("repeats", 7, "How often each is timed.")
+OUTPUT = flags.DEFINE_string("output", "", "JSON file to write; none by default.")
+
+
+def main(argv: list[str]) -> None:
+    """Time each, print a line and write the file."""
+    del argv
+    on_cpu = jax.default_backend() == "cpu"
+    dtype = {"auto": "float32" if on_cpu else "bfloat16"}.get(DTYPE.value, DTYPE.value)
+    rows = []
+    for layer in dict.fromkeys(layer for layer, _ in convolutions(14)):
+        forms = {"": convolve, "derived_": plain_convolve}
+        if not on_cpu and layer.c == 3:
+            forms["padded_"] = padded_to_eight
+        if not on_cpu and layer.c == layer.c2 == 16:
+            forms["packed_"] = packed
+        row = {**layer._asdict(), "gflops": layer.flops * BATCH_SIZE.value / 1e9}
+        for name, form in forms.items():
+            row |= {name + product: s for product, s in measure(layer, form, dtype, copies=1 if on_cpu else 20).items()}
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    if limits := DEVICES.get(jax.devices()[0].device_kind):
+        for row in rows:
+            layer = Convolution(row["size"], row["c"], row["c2"], row["stride"])
+            row["floor"] = 2 * BATCH_SIZE.value * (layer.inputs + layer.outputs) / limits.bandwidth
+    result = {
+        "batch_size": BATCH_SIZE.value,
+        "dtype": dtype,
+        "rows": rows,
+        "date": datetime.date.today().isoformat(),
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
+        **circumstances(),
+    }
+    if OUTPUT.value:
+        Path(OUTPUT.value).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure(layer: Convolution, form, dtype: str, copies: int) -> dict[str, float]:
+    """Return the seconds of each product: the time of so many of them, each with inputs of its own, in one program."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    size = layer.size // layer.stride
+    x = jax.random.normal(keys[0], (copies, BATCH_SIZE.value, layer.size, layer.size, layer.c), dtype)
+    kernel = jax.random.normal(keys[1], (copies, 3, 3, layer.c, layer.c2), dtype)
+    dy = jax.random.normal(keys[2], (copies, BATCH_SIZE.value, size, size, layer.c2), dtype)
+    convolution = partial(form, stride=layer.stride) if form is not convolve else lambda x, k: form(x, k, layer.stride)
+    products = {
+        "forward": lambda x, kernel, dy: convolution(x, kernel),
+        "input_gradient": lambda x, kernel, dy: jax.vjp(lambda x: convolution(x, kernel), x)[1](dy),
+        "kernel_gradient": lambda x, kernel, dy: jax.vjp(lambda kernel: convolution(x, kernel), kernel)[1](dy),
+    }
+    if layer.c == 3:
+        del products["input_gradient"]
+    inputs = [[a[i] for i in range(copies)] for a in (x, kernel, dy)]
+    return {name: seconds(product, inputs) / copies for name, product in products.items()}
+
+
+def seconds(product, inputs) -> float:
+    """Return the median time of a program that makes the product of each of the inputs."""
+    program = jax.jit(lambda inputs: [product(*each) for each in zip(*inputs, strict=True)])
+    jax.block_until_ready(program(inputs))
+    times = []
+    for _ in range(REPEATS.value):
+        start = time.perf_counter()
+        jax.block_until_ready(program(inputs))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def padded_to_eight(x, kernel, stride):
+    """Convolve with five channels of zeros more."""
+    more = 8 - x.shape[-1]
+    return plain_convolve(
+        jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more))), jnp.pad(kernel, ((0, 0), (0, 0), (0, more), (0, 0))), stride
+    )
+
+
+def packed(x, kernel, stride):
+    """Convolve pairs of neighbouring pixels as one pixel of twice the channels: twice the FLOPs in larger products."""
+    n, h, w, c = x.shape
+    c2 = kernel.shape[-1]
+    wide = jnp.zeros((3, 3, 2, c, 2, c2), kernel.dtype)
+    for pair in range(3):
+        for p in range(2):
+            for q in range(2):
+                if 0 <= (column := 2 * (pair - 1) + p - q + 1) < 3:
+                    wide = wide.at[:, pair, p, :, q].set(kernel[:, column])
+    y = plain_convolve(x.reshape(n, h, w // 2, 2 * c), wide.reshape(3, 3, 2 * c, 2 * c2), stride)
+    return y.reshape(n, h, w, c2)
+
+
+if __name__ == "__main__":
+    app.run(main)
