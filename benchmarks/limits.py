@@ -75,7 +75,8 @@ def training_bytes(depth: int) -> int:
     reads the sign of the sum twice and writes the shortcut's gradient, and the gradient that comes in is a sum of two,
     read twice.
     """
-    elements = 0
+    stem = convolutions(depth)[0][0]
+    elements = -stem.inputs - stem.outputs  # The images need no gradient.
     for layer, adds in convolutions(depth):
         x, y = layer.inputs, layer.outputs
         elements += (x + y) + y + 2 * y + 2 * y + 3 * y + 2 * (x + y) + 6 * y * adds

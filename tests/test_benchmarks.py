@@ -1,0 +1,41 @@
+"""The arithmetic of the benchmarks, and forms of a convolution that wait for a GPU."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.candidates import packed, padded_to_eight
+from benchmarks.limits import convolutions, floor_images_per_second, training_bytes, training_flops
+from resnet_cifar import ResNet
+from resnet_cifar.layers import plain_convolve
+
+
+@pytest.mark.parametrize(
+    # Multiply-adds of inference: the literature on pruning. FLOPs and megabytes of training: by hand, summed by stage.
+    ("depth", "million_multiply_adds", "megaflops", "megabytes"),
+    [(20, 40.55, 242.4, 6.26), (56, 125.49, 752.0, 17.96), (110, 252.89, 1516.4, 35.51)],
+)
+def test_what_an_image_costs(depth, million_multiply_adds, megaflops, megabytes):
+    inference = sum(layer.flops for layer, _ in convolutions(depth)) / 2 + 640
+    assert round(inference / 1e6, 2) == million_multiply_adds
+    assert round(training_flops(depth) / 1e6, 1) == megaflops
+    assert round(training_bytes(depth) / 1e6, 2) == megabytes
+
+
+def test_the_convolutions_are_those_of_the_network():
+    shapes = jax.eval_shape(lambda: ResNet(14).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    kernels = [leaf.shape for leaf in jax.tree.leaves(shapes["params"]) if len(leaf.shape) == 4]
+    assert sorted(kernels) == sorted((3, 3, layer.c, layer.c2) for layer, _ in convolutions(14))
+
+
+def test_the_floor_is_that_of_the_device():
+    assert round(8_000_000 / floor_images_per_second(56, "NVIDIA H200"), 1) == 33.4  # Seconds of 160 epochs of 50,000.
+    assert floor_images_per_second(56, "cpu") is None
+
+
+def test_candidates_are_the_same_convolution():
+    x, kernel = jax.random.normal(jax.random.key(0), (2, 6, 8, 16)), jax.random.normal(jax.random.key(1), (3, 3, 16, 8))
+    np.testing.assert_allclose(packed(x, kernel, 1), plain_convolve(x, kernel, 1), atol=1e-4)
+    x, kernel = x[..., :3], kernel[:, :, :3]
+    np.testing.assert_allclose(padded_to_eight(x, kernel, 1), plain_convolve(x, kernel, 1), atol=1e-4)
