@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     dtype = {"auto": "float32" if on_cpu else "bfloat16"}.get(DTYPE.value, DTYPE.value)
     rows = []
     for layer in dict.fromkeys(layer for layer, _ in convolutions(14)):
-        forms = {"": convolve, "derived_": plain_convolve}
+        forms = {"": convolve} | ({"derived_": plain_convolve} if on_cpu else {})  # On a GPU they are the same.
         if not on_cpu and layer.c == 3:
             forms["padded_"] = padded_to_eight
         if not on_cpu and layer.c == layer.c2 == 16:
@@ -44,12 +44,15 @@ def main(argv: list[str]) -> None:
         row = {**layer._asdict(), "gflops": layer.flops * BATCH_SIZE.value / 1e9}
         for name, form in forms.items():
             row |= {name + product: s for product, s in measure(layer, form, dtype, copies=1 if on_cpu else 20).items()}
+        if limits := DEVICES.get(jax.devices()[0].device_kind):
+            row["roofline"] = 2 * BATCH_SIZE.value * (layer.inputs + layer.outputs) / limits.bandwidth
         rows.append(row)
         print(json.dumps(row), flush=True)
-    if limits := DEVICES.get(jax.devices()[0].device_kind):
-        for row in rows:
-            layer = Convolution(row["size"], row["c"], row["c2"], row["stride"])
-            row["floor"] = 2 * BATCH_SIZE.value * (layer.inputs + layer.outputs) / limits.bandwidth
+        write(rows, dtype)
+
+
+def write(rows: list[dict], dtype: str) -> None:
+    """Write the file, if there is to be one."""
     result = {
         "batch_size": BATCH_SIZE.value,
         "dtype": dtype,

@@ -2,8 +2,8 @@
 
 python -m benchmarks.startup --depth=56 --output=results/startup_cpu.json
 
-It starts `main.py` as a user would, on synthetic images, with one step an epoch: what passes until the row of the first
-epoch is shown, less the time of that step.
+It starts `main.py` as a user would, on synthetic images: what passes until the row of the first epoch is shown, less
+the time of that epoch.
 """
 
 import datetime
@@ -21,6 +21,7 @@ from resnet_cifar.describe import circumstances
 
 DEPTH = flags.DEFINE_integer("depth", 56, "Depth of the network.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images of a step.")
+STEPS = flags.DEFINE_integer("steps", 1, "Steps of an epoch; on accelerators more than one, as they are one program.")
 REPEATS = flags.DEFINE_integer("repeats", 3, "How often the warm start is timed.")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file to write; none by default.")
 
@@ -48,7 +49,7 @@ def first_step(folder: Path, name: str) -> float:
     fields = {
         "depth": DEPTH.value,
         "dataset": "synthetic",
-        "train_split": f"train[:{BATCH_SIZE.value}]",
+        "train_split": f"train[:{STEPS.value * BATCH_SIZE.value}]",
         "batch_size": BATCH_SIZE.value,
         "num_epochs": 3,
         "warmup_epochs": 1,

@@ -27,9 +27,10 @@ from torch.nn import functional
 
 from benchmarks.limits import convolutions
 
-MEAN, STD = torch.tensor((0.4914, 0.4822, 0.4465)), torch.tensor((0.2470, 0.2435, 0.2616))
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+MEAN, STD = torch.tensor((0.4914, 0.4822, 0.4465)), torch.tensor((0.2470, 0.2435, 0.2616))
+MEAN_THERE, STD_THERE = MEAN.to(DEVICE), STD.to(DEVICE)
 
 
 class Block(nn.Module):
@@ -90,14 +91,13 @@ def augment(images: torch.Tensor) -> torch.Tensor:
     picked = padded.permute(0, 2, 3, 1)[
         torch.arange(n, device=images.device)[:, None, None], rows[:, :, None], columns[:, None]
     ]
-    mean, std = MEAN.to(images.device), STD.to(images.device)
-    return ((picked / 255 - mean) / std).permute(0, 3, 1, 2)
+    return ((picked / 255 - MEAN_THERE) / STD_THERE).permute(0, 3, 1, 2)
 
 
 def make_step(depth: int, compile_mode: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Return a training step of images and labels on the device."""
     model = resnet(depth).to(DEVICE, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4, foreach=True)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4, fused=True)
     forward = torch.compile(model, mode=compile_mode) if compile_mode else model
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -115,7 +115,7 @@ def make_step(depth: int, compile_mode: str) -> Callable[[torch.Tensor, torch.Te
 def time_bare(options: argparse.Namespace, depth: int) -> list[float]:
     """Return the seconds of each turn of so many steps on one batch."""
     step = make_step(depth, options.compile_mode)
-    images = torch.randn(options.batch_size, 3, 32, 32, device=DEVICE)
+    images = torch.randn(options.batch_size, 3, 32, 32, device=DEVICE).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(options.batch_size, device=DEVICE) % 10
     return timed(lambda: last(step(images, labels) for _ in range(options.steps)), options.repeats)
 
@@ -182,18 +182,17 @@ def time_convolutions(batch_size: int, copies: int, repeats: int) -> list[dict]:
     rows, dtype = [], torch.bfloat16 if ON_GPU else torch.float32
     for layer in dict.fromkeys(layer for layer, _ in convolutions(14)):
 
-        def tensor(*shape: int) -> torch.Tensor:
-            return torch.randn(shape, device=DEVICE, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        def tensors(*shape: int, dtype=dtype) -> list[torch.Tensor]:
+            """Return inputs that are not in the cache since the last time."""
+            one = torch.randn(shape, device=DEVICE, dtype=dtype).contiguous(memory_format=torch.channels_last)
+            return [one.clone(memory_format=torch.preserve_format) for _ in range(copies)]
 
-        x, kernel = (
-            tensor(batch_size, layer.c, layer.size, layer.size),
-            tensor(layer.c2, layer.c, 3, 3),
-        )
-        size = layer.size // layer.stride
-        dy, stride = tensor(batch_size, layer.c2, size, size), [layer.stride] * 2
+        size, stride = layer.size // layer.stride, [layer.stride] * 2
+        x, dy = tensors(batch_size, layer.c, layer.size, layer.size), tensors(batch_size, layer.c2, size, size)
+        inputs = list(zip(x, tensors(layer.c2, layer.c, 3, 3), dy, strict=True))
 
-        def products(*mask, x=x, kernel=kernel, dy=dy, stride=stride):
-            for _ in range(copies):
+        def products(*mask, inputs=inputs, stride=stride):
+            for x, kernel, dy in inputs:
                 if mask:
                     torch.ops.aten.convolution_backward(
                         dy, x, kernel, None, stride, [1, 1], [1, 1], False, [0, 0], 1, mask

@@ -4,7 +4,6 @@
 differentiated again in reverse, or forward over reverse (Hessian-vector products), but not by forward mode alone.
 """
 
-import math
 from functools import partial
 
 import flax.linen as nn
@@ -85,13 +84,14 @@ def _convolve_backward_cpu(stride, x, kernel, dy):
 
 
 def kernel_gradient(x: Images, dy: Float[Array, "b h2 w2 c2"], size: int, stride: int) -> Float[Array, "k k c c2"]:
-    """Return the gradient of the kernel, in float32, as one matrix product over the rows of x and the columns of dy.
+    """Return the gradient of the kernel, in float32 or float64, as one matrix product of all pixels.
 
     To each pixel (row of x, column of dy) belong the `size` pixels of x that meet in that column and the `size` pixels
     of dy that meet in that row: [pixels, size * c] and [pixels, size * c2], whose product has an entry for every entry
     of the kernel. A chunk of images at a time is multiplied, while it is in the cache.
     """
     (batch, h, _, c), (_, h2, w2, c2), pad = x.shape, dy.shape, size // 2
+    wide = wide_dtype(x)
 
     def product(x, dy):
         padded = jnp.pad(x, ((0, 0), (0, 0), (pad, pad), (0, 0)))
@@ -102,16 +102,16 @@ def kernel_gradient(x: Images, dy: Float[Array, "b h2 w2 c2"], size: int, stride
         rows = [lax.pad(dy, jnp.zeros((), dy.dtype), (none, move, none, none)) for move in moves]
         left = jnp.stack(columns, axis=3).reshape(-1, size * c)
         right = jnp.stack(rows, axis=3).reshape(-1, size * c2)
-        return jnp.matmul(left.T, right, preferred_element_type=jnp.float32)
+        return jnp.matmul(left.T, right, preferred_element_type=wide)
 
-    chunk = math.gcd(batch, max(1, PIXELS_AT_ONCE // (h * w2)))
-    # Every so many images, not so many in a row: a batch that is split among devices then stays where it is.
+    chunk = max(n for n in range(1, max(1, PIXELS_AT_ONCE // (h * w2)) + 1) if batch % n == 0)
+    # Every so many images, not so many in a row: a batch that is split among that many devices stays where it is.
     chunks = [a.reshape(chunk, batch // chunk, *a.shape[1:]) for a in (x, dy)]
 
     def add(i, total):
         return total + product(*(lax.dynamic_index_in_dim(a, i, 1, keepdims=False) for a in chunks))
 
-    total = lax.fori_loop(0, batch // chunk, add, jnp.zeros((size * c, size * c2), jnp.float32))
+    total = lax.fori_loop(0, batch // chunk, add, jnp.zeros((size * c, size * c2), wide))
     return total.reshape(size, c, size, c2).transpose(2, 0, 1, 3)
 
 
@@ -145,8 +145,8 @@ def batch_norm_relu(
 ) -> tuple[Images, Channels, Channels]:
     """Normalize by the statistics of the batch, add the shortcut and cut off what is negative.
 
-    Forward and backward are one reduction and one element-wise pass each. Of the activations, x and the result are
-    kept, which the convolutions before and after have made or keep anyhow.
+    Forward and backward are one reduction and one element-wise pass each. Of the activations, x is kept, and with a
+    shortcut the result too: both are the convolutions' anyhow, which have made the one and keep the other.
 
     Returns:
       The result, and the mean and the (biased) variance of each channel, which are constants to the gradient.
@@ -155,33 +155,46 @@ def batch_norm_relu(
 
 
 def _batch_norm_relu_forward(x, scale, bias, shortcut):
-    wide = x.astype(jnp.float32)
+    wide = widen(x)
     mean, mean_of_squares = wide.mean((0, 1, 2)), (wide * wide).mean((0, 1, 2))
     var = jnp.maximum(mean_of_squares - mean * mean, 0.0)
     inverse = lax.rsqrt(var + EPSILON)
     y = scale_add_relu(x, mean, scale * inverse, bias, shortcut)
-    return (y, mean, var), (x, mean, inverse, scale, y, shortcut)
+    return (y, mean, var), (x, mean, inverse, scale, bias, shortcut, None if shortcut is None else y)
 
 
 def _batch_norm_relu_backward(saved, cotangents):
-    x, mean, inverse, scale, y, shortcut = saved
+    x, mean, inverse, scale, bias, shortcut, y = saved
+    if y is None:  # Computed again, as y would be one more array to read.
+        y = scale_add_relu(x, mean, scale * inverse, bias, None)
     dy = jnp.where(y > 0, cotangents[0], jnp.zeros((), y.dtype))  # Of the sum, and so of the shortcut too.
-    wide, normalized = dy.astype(jnp.float32), (x.astype(jnp.float32) - along(mean)) * along(inverse)
+    wide, normalized = widen(dy), (widen(x) - along(mean)) * along(inverse)
     dbias, dscale = wide.sum((0, 1, 2)), (wide * normalized).sum((0, 1, 2))
     pixels = x.size // x.shape[-1]
     dx = along(scale * inverse) * (wide - along(dbias / pixels) - normalized * along(dscale / pixels))
-    return dx.astype(x.dtype), dscale, dbias, None if shortcut is None else dy.astype(shortcut.dtype)
+    dshortcut = None if shortcut is None else dy.astype(shortcut.dtype)
+    return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype), dshortcut
 
 
 batch_norm_relu.defvjp(_batch_norm_relu_forward, _batch_norm_relu_backward)
 
 
 def scale_add_relu(x: Images, mean: Channels, factor: Channels, bias: Channels, shortcut: Images | None) -> Images:
-    """Return `relu((x - mean) * factor + bias + shortcut)`, computed in float32."""
-    y = (x.astype(jnp.float32) - along(mean)) * along(factor) + along(bias)
+    """Return `relu((x - mean) * factor + bias + shortcut)`, computed in float32 at least."""
+    y = (widen(x) - along(mean)) * along(factor) + along(bias)
     if shortcut is not None:
-        y = y + shortcut.astype(jnp.float32)
+        y = y + widen(shortcut)
     return jnp.maximum(y, 0.0).astype(x.dtype)
+
+
+def widen(x: Images) -> Images:
+    """Return x in float32, or in float64 if it is."""
+    return x.astype(wide_dtype(x))
+
+
+def wide_dtype(x: Images) -> jnp.dtype:
+    """Return the dtype in which to sum over x."""
+    return jnp.dtype("float64" if x.dtype == jnp.float64 else "float32")
 
 
 def along(channels: Channels) -> Float[Array, "1 1 1 c"]:

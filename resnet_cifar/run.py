@@ -188,6 +188,8 @@ class Run:
         Returns:
           The next state.
         """
+        if (split, rows.shape) not in self._programs:
+            self.drain()  # What is under way is not to be charged with the time to compile.
         program = self.compiled(split, state, rows)
         start = time.perf_counter()
         results = program(*self._arguments(split, state, rows))
@@ -291,21 +293,26 @@ class Run:
 
 
 def keep_programs() -> None:
-    """Let JAX keep what it compiles from one start to the next; JAX_COMPILATION_CACHE_DIR says where, if it is set.
+    """Let JAX keep what it compiles from one start to the next; a user's own settings of its cache hold.
 
     By default in ~/.cache/resnet_cifar, in a folder for each host, as XLA's CPU programs are made for one processor.
     """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        folder = Path(cache, "resnet_cifar", platform.node())
+    settings: dict[str, int | str] = {
+        "jax_persistent_cache_min_compile_time_secs": 0,  # The parameters are drawn by some hundred small programs.
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         try:
+            cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            folder = Path(cache, "resnet_cifar", platform.node())
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-        except OSError:
+        except (OSError, RuntimeError):
             return  # A home that can't be written to costs the time to compile, and JAX would warn of every program.
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        settings["jax_compilation_cache_dir"] = str(folder)
+    for name, value in settings.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)
 
 
 def add(sums: Sums, metrics: Metrics) -> None:

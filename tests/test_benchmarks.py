@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.candidates import packed, padded_to_eight
-from benchmarks.limits import convolutions, floor_images_per_second, training_bytes, training_flops
+from benchmarks.limits import convolutions, roofline, training_bytes, training_flops
 from resnet_cifar import ResNet
 from resnet_cifar.layers import plain_convolve
 
@@ -29,9 +29,9 @@ def test_the_convolutions_are_those_of_the_network():
     assert sorted(kernels) == sorted((3, 3, layer.c, layer.c2) for layer, _ in convolutions(14))
 
 
-def test_the_floor_is_that_of_the_device():
-    assert round(8_000_000 / floor_images_per_second(56, "NVIDIA H200"), 1) == 33.4  # Seconds of 160 epochs of 50,000.
-    assert floor_images_per_second(56, "cpu") is None
+def test_the_roofline_is_that_of_the_device():
+    assert round(8_000_000 / roofline(56, "NVIDIA H200"), 1) == 33.4  # Seconds of 160 epochs of 50,000.
+    assert roofline(56, "cpu") is None
 
 
 def test_candidates_are_the_same_convolution():

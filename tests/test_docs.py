@@ -6,6 +6,8 @@ import runpy
 import tomllib
 from pathlib import Path
 
+from benchmarks.page import update
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -41,13 +43,18 @@ def test_requirements_are_those_of_the_package():
 
 
 def test_the_table_of_faults_is_that_of_the_results():
-    update = runpy.run_path(str(ROOT / "tests" / "faults" / "table.py"))["update"]
+    faults = runpy.run_path(str(ROOT / "tests" / "faults" / "table.py"))
     page = (ROOT / "docs" / "reliability.md").read_text()
-    assert update(page, json.loads((ROOT / "results" / "faults.json").read_text())) == page
+    assert faults["update"](page, json.loads((ROOT / "results" / "faults.json").read_text())) == page
+
+
+def test_the_tables_of_speed_are_those_of_the_results():
+    page = (ROOT / "docs" / "speed.md").read_text()
+    assert update(page) == page
 
 
 def test_the_commands_of_the_documentation_are_those_of_the_results():
     known = (ROOT / "results" / "README.md").read_text()
-    for page in (ROOT / "README.md", ROOT / "docs" / "reliability.md"):
+    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for command in re.findall(r"^ +(.*(?:--output|--faults-output)=results/.*)$", page.read_text(), re.MULTILINE):
             assert f"`{command}`" in known, command

@@ -42,6 +42,20 @@ def test_gradients_of_a_convolution(size, stride, h, w, dtype):
     assert_close(got, expected, dtype)
 
 
+def test_gradients_in_float64():
+    with jax.enable_x64(True):
+        x, kernel, ones = normal(0, 4, 8, 8, 3, dtype="float64"), normal(1, 3, 3, 3, 3, dtype="float64"), jnp.ones(3)
+
+        def loss(convolve, kernel):
+            return jnp.sin(batch_norm_relu(convolve(x, kernel, 1), ones, ones, x)[0]).sum()
+
+        step = 1e-6 * normal(2, 3, 3, 3, 3, dtype="float64")
+        slope = (jax.grad(partial(loss, convolve))(kernel) * step).sum()
+        np.testing.assert_allclose(
+            slope, (loss(convolve, kernel + step) - loss(convolve, kernel - step)) / 2, rtol=1e-6
+        )
+
+
 @pytest.mark.parametrize("batch", [1, 7, 12])
 def test_gradient_of_a_kernel_whatever_the_batch(batch):
     """At 32x32 a chunk has up to 4 images."""

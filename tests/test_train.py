@@ -185,25 +185,21 @@ def test_the_next_epoch_is_enqueued_before_the_results_of_the_last_are_read(tiny
 
 
 def test_programs_are_kept_where_that_can_be(tmp_path, monkeypatch):
-    settings = (
-        "compilation_cache_dir",
-        "persistent_cache_min_compile_time_secs",
-        "persistent_cache_min_entry_size_bytes",
-    )
-    before = {f"jax_{name}": getattr(jax.config, f"jax_{name}") for name in settings}
+    prefix = "jax_persistent_cache_min_"
+    names = ("jax_compilation_cache_dir", prefix + "compile_time_secs", prefix + "entry_size_bytes")
+    before = {name: jax.config.values[name] for name in names}
     try:
-        run_module.keep_programs()
-        assert (
-            jax.config.jax_compilation_cache_dir == before["jax_compilation_cache_dir"]
-        )  # What a user has said, holds.
-        jax.config.update("jax_compilation_cache_dir", None)
+        run_module.keep_programs()  # What a user has said holds; here it is the tests' own folder.
+        assert {name: jax.config.values[name] for name in names} == before
+        for name in names:
+            monkeypatch.delenv(name.upper())
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
         run_module.keep_programs()
-        assert jax.config.jax_compilation_cache_dir is None
+        assert jax.config.values["jax_compilation_cache_dir"] == before["jax_compilation_cache_dir"]
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         run_module.keep_programs()
-        assert jax.config.jax_compilation_cache_dir.startswith(str(tmp_path / "cache" / "resnet_cifar"))
+        assert jax.config.values["jax_compilation_cache_dir"].startswith(str(tmp_path / "cache" / "resnet_cifar"))
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
@@ -381,23 +377,25 @@ def test_a_run_that_is_stopped_goes_on_from_that_very_step(finished, tmp_path, p
     assert untimed(read_rows(tmp_path)) == untimed(read_rows(folder))
 
 
-def test_a_run_of_several_steps_a_dispatch_is_stopped_between_them(finished, tmp_path, monkeypatch):
-    """As on accelerators."""
-    config, _, _ = finished
-    config = dataclasses.replace(config, num_epochs=1.5, warmup_epochs=0.5, decay_epochs=(1,), eval_every_epochs=0)
-    original = Run.__init__
+def test_a_run_of_several_steps_a_dispatch_is_stopped_between_them(tiny, tmp_path, monkeypatch):
+    """As on one accelerator, with an evaluation and the next epoch under way; and dispatches are polled 14 times."""
+    config = dataclasses.replace(tiny, num_epochs=2, warmup_epochs=0.5, decay_epochs=(1,), checkpoint_every_epochs=0)
+    original, first = Run.__init__, jax.devices()[:1]
 
     def two_a_dispatch(self, *arguments, **named):
         original(self, *arguments, **named)
         self.steps_per_dispatch = 2
 
+    monkeypatch.setattr(jax, "devices", lambda: first)
     monkeypatch.setattr(Run, "__init__", two_a_dispatch)
     state = train_and_evaluate(config, tmp_path / "whole")
-    with pytest.raises(Stopped, match="saved at step 2 of 6"):
-        train_and_evaluate(config, tmp_path / "stopped", StopAfter(2))
-    resumed = train_and_evaluate(config, tmp_path / "stopped")
-    jax.tree.map(np.testing.assert_array_equal, fields(resumed), fields(state))
-    assert untimed(read_rows(tmp_path / "stopped")) == untimed(read_rows(tmp_path / "whole"))
+    for polls, saved in [(2, 2), (3, 4), (5, 4), (8, 4), (9, 6)]:
+        folder = tmp_path / f"stopped {polls}"
+        with pytest.raises(Stopped, match=f"saved at step {saved} of 8"):
+            train_and_evaluate(config, folder, StopAfter(polls))
+        resumed = train_and_evaluate(config, folder)
+        jax.tree.map(np.testing.assert_array_equal, fields(resumed), fields(state))
+        assert untimed(read_rows(folder)) == untimed(read_rows(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("damage", ["nonsense\n", '{"epoch": 1.0}\n', "[1]\n", None])
