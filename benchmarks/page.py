@@ -1,6 +1,7 @@
 """Write the tables of docs/speed.md, and draw its pictures, from the files in results/: python -m benchmarks.page."""
 
 import json
+import statistics
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -13,6 +14,12 @@ FILES = {
         "gpu/convolutions",
         "gpu/torch_convolutions",
     ),
+}
+VARIANTS = {
+    "with huge pages, as above": "throughput_cpu_hugepages",
+    "without": "throughput_cpu",
+    "batch 1,024": "throughput_cpu_1024",
+    "Python 3.12": "throughput_cpu_python312",
 }
 COLUMNS = {
     "plain": "plain JAX step",
@@ -36,11 +43,34 @@ def main() -> None:
 
 def update(page: str) -> str:
     """Return a page with the tables between its markers."""
-    for place in FILES:
-        begin, end = f"<!-- {place}: begin -->\n", f"<!-- {place}: end -->\n"
+    sections = {place: section(place) for place in FILES} | {"variants": variants(), "startup": startup()}
+    for name, text in sections.items():
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
         before, _, rest = page.partition(begin)
-        page = before + begin + section(place) + end + rest.partition(end)[2]
+        page = before + begin + text + end + rest.partition(end)[2]
     return page
+
+
+def variants() -> str:
+    """Return a table of ResNet20 on a CPU under other circumstances."""
+    lines = ["| ResNet20, images/s | jax | plain JAX step | bare step | bare over plain |", "|---|---|---|---|---|"]
+    for label, name in VARIANTS.items():
+        result = load(name)
+        (row,) = (row for row in result["rows"] if row["depth"] == 20)
+        file = f"[{label}](../results/{name}.json)"
+        rates = f"{row['plain']:,.0f} | {row['bare']:,.0f} | {row['bare'] / row['plain']:.2f}"
+        lines.append(f"| {file} | {result['versions']['jax']} | {rates} |")
+    return "\n".join(lines) + "\n"
+
+
+def startup() -> str:
+    """Return a sentence on the first step after a cold and after a warm start."""
+    result = load("startup_cpu")
+    warm = statistics.median(result["warm_seconds"])
+    return (
+        f"ResNet{result['depth']} on {result['device']} makes its first step {result['cold_seconds']:.0f} s after the "
+        f"command with an empty cache, and {warm:.1f} s with a warm one ([file](../results/startup_cpu.json)).\n"
+    )
 
 
 def section(place: str) -> str:
