@@ -28,9 +28,16 @@ def assert_close(got, expected, dtype="float32"):
         np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
-    ("size", "stride", "h", "w"), [(3, 1, 32, 32), (3, 2, 16, 16), (3, 2, 9, 8), (1, 2, 8, 7), (5, 3, 7, 11)]
+    ("size", "stride", "h", "w", "dtype"),
+    [
+        (3, 1, 32, 32, "bfloat16"),
+        (3, 1, 32, 32, "float32"),
+        (3, 2, 16, 16, "float32"),
+        (3, 2, 9, 8, "bfloat16"),
+        (1, 2, 8, 7, "float32"),
+        (5, 3, 7, 11, "float32"),
+    ],
 )
 def test_gradients_of_a_convolution(size, stride, h, w, dtype):
     x, kernel = normal(0, 6, h, w, 3, dtype=dtype), normal(1, size, size, 3, 5, dtype=dtype)
