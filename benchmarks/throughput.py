@@ -92,7 +92,7 @@ def measure(depth: int) -> dict:
     sizes = {"train": images, "test": 2_000 if jax.default_backend() == "cpu" else 10_000}
     with mock.patch.dict(synthetic.SIZES, sizes), mock.patch.object(synthetic, "make_images", noise):
         run = Run(config)
-        row: dict = {"depth": depth, "batch_size": config.batch_size, "dtype": str(run.dtype)}
+        row: dict = {"depth": depth, "batch_size": config.batch_size, "dtype": str(run.programs.dtype)}
         timers: dict[str, Callable[[], float]] = {}
         for name, make in {"plain": time_plain, "bare": time_bare, "epoch": time_epoch}.items():
             if name in ONLY.value:
@@ -136,19 +136,21 @@ def noise(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np.ndarr
 
 def time_plain(run: Run) -> tuple[Callable[[], float], float, int]:
     """Return what times the plain step, the seconds it took to compile, and the bytes it needs besides its state."""
-    return repeated(plain_train_step, plain_state(jax.random.key(0), run.config.depth, run.dtype), one_batch(run))
+    return repeated(
+        plain_train_step, plain_state(jax.random.key(0), run.config.depth, run.programs.dtype), one_batch(run)
+    )
 
 
 def time_bare(run: Run) -> tuple[Callable[[], float], float, int]:
     """Return the same of `train_step`."""
-    return repeated(train_step, run.place(run.init_state()), one_batch(run))
+    return repeated(train_step, run.programs.place(run.init_state()), one_batch(run))
 
 
 def one_batch(run: Run) -> dict[str, jax.Array]:
     """Return a batch of normalized noise."""
     size = run.config.batch_size
     return {
-        "image": jax.random.normal(jax.random.key(1), (size, 32, 32, 3), run.dtype),
+        "image": jax.random.normal(jax.random.key(1), (size, 32, 32, 3), run.programs.dtype),
         "label": jnp.arange(size, dtype=jnp.int32) % 10,
     }
 
@@ -178,9 +180,9 @@ def repeated(step, state, batch) -> tuple[Callable[[], float], float, int]:
 
 def time_epoch(run: Run) -> tuple[Callable[[], float], float, int]:
     """Return the same of an epoch of a `Run`."""
-    state = run.place(run.init_state())
+    state = run.programs.place(run.init_state())
     before = run.compile_seconds
-    rows = np.zeros((run.steps_per_dispatch, run.config.batch_size), np.int32)
+    rows = np.zeros((run.programs.steps_per_dispatch, run.config.batch_size), np.int32)
     program = run.compiled("train", state, rows)
 
     def timer() -> float:

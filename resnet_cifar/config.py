@@ -37,9 +37,11 @@ class Config:
     learning_rate: float = 1.2  # Its peak, after the warm-up.
     warmup: str = "linear"  # "linear": from 0, step by step. "constant": at learning_rate * decay_factor.
     warmup_epochs: float = 5
-    decay_epochs: tuple[float, ...] = (80, 120)
+    decay: str = "steps"  # "steps": at decay_epochs. "cosine" and "linear": from the peak to 0 at the end.
+    decay_epochs: tuple[float, ...] = (80, 120)  # Of decay="steps"; the others do not look at them.
     decay_factor: float = 0.1
     momentum: float = 0.9
+    nesterov: bool = False
     weight_decay: float = 1e-4  # Coupled (L2), on all parameters.
 
     # Run.
@@ -62,6 +64,35 @@ RECIPES: dict[str, dict[str, Any]] = {
         num_epochs=182.336,
         decay_epochs=(91.168, 136.752),
     ),
+    # After chenyaofo/pytorch-cifar-models, the best public weights of these networks: Nesterov, weight decay, cosine
+    # and 200 epochs are theirs. The learning rate is 0.1 for 128 images (theirs for 256); a warm-up helps ResNet110.
+    "strong": dict(
+        bn_scale_init="ones",
+        batch_size=256,
+        learning_rate=0.2,
+        decay="cosine",
+        decay_epochs=(),
+        num_epochs=200,
+        nesterov=True,
+        weight_decay=5e-4,
+    ),
+    # For the card's 93.1 % in less time: a quarter of its epochs, and a rate that falls all the way.
+    "fast": dict(
+        bn_scale_init="ones",
+        batch_size=512,
+        learning_rate=0.8,
+        decay="linear",
+        decay_epochs=(),
+        num_epochs=40,
+        nesterov=True,
+        weight_decay=5e-4,
+    ),
+}
+
+# What a recipe does otherwise for one depth.
+EXCEPTIONS: dict[tuple[str, int], dict[str, Any]] = {
+    # He et al. 2015: 400 steps at a tenth of the learning rate first. 1.14 * 351 = 400.1.
+    ("paper", 110): dict(warmup="constant", warmup_epochs=1.14),
 }
 
 CHOICES = {
@@ -70,6 +101,7 @@ CHOICES = {
     "dtype": ("auto", "float32", "bfloat16"),
     "dataset": tuple(DATASETS),
     "warmup": ("linear", "constant"),
+    "decay": ("steps", "cosine", "linear"),
 }
 # Field: smallest and largest value allowed.
 RANGES = {
@@ -89,10 +121,11 @@ RANGES = {
 
 
 def make_config(recipe: str, **fields: Any) -> Config:
-    """Return the config of a recipe, "card" or "paper", with some fields set; UserError for another name."""
+    """Return the config of one of the `RECIPES`, with some fields set; UserError for another name."""
     if recipe not in RECIPES:
         raise UserError(unknown(f"recipe={recipe!r}", recipe, RECIPES))
-    return Config(**{**RECIPES[recipe], **fields})
+    depth = fields.get("depth", Config.depth)
+    return Config(**{**RECIPES[recipe], **EXCEPTIONS.get((recipe, depth), {}), **fields})
 
 
 def validate(config: Config) -> None:
@@ -109,21 +142,25 @@ def validate(config: Config) -> None:
                 raise UserError(f"config.{name}={value} is out of range: it must be {limits}")
     if problem := depth_problem(config.depth):
         raise UserError(f"config.{problem}")
-    milestones = (config.warmup_epochs, *config.decay_epochs, config.num_epochs)
-    if any(a >= b for a, b in itertools.pairwise(milestones)):
+    if any(a >= b for a, b in itertools.pairwise(milestones(config))):
         raise UserError(
             f"milestones out of order: warmup_epochs={config.warmup_epochs}, decay_epochs={config.decay_epochs} and "
             f"num_epochs={config.num_epochs} must each come after the one before"
         )
 
 
+def milestones(config: Config) -> tuple[float, ...]:
+    """Return the epochs at which the schedule changes: the end of the warm-up, the decays and the end."""
+    return (config.warmup_epochs, *(config.decay_epochs if config.decay == "steps" else ()), config.num_epochs)
+
+
 def check_type(name: str, value: Any, kind: Any) -> None:
-    """Raise a UserError unless a value is of a field's type; an int passes as a float, a bool never as a number."""
+    """Raise a UserError unless a value is of a field's type; an int passes as a float, a bool as a bool only."""
     allowed = {float: (int, float)}.get(kind, (get_origin(kind) or kind,))
     members = value if isinstance(value, tuple) else ()
     bad_member = any(isinstance(m, bool) or not isinstance(m, (int, float)) for m in members)
-    if isinstance(value, bool) or not isinstance(value, allowed) or bad_member:
-        wanted = "numbers like 80,120" if kind not in (int, float, str) else f"of type {kind.__name__}"
+    if isinstance(value, bool) != (kind is bool) or not isinstance(value, allowed) or bad_member:
+        wanted = "numbers like 80,120" if get_origin(kind) else f"of type {kind.__name__}"
         raise UserError(f"config.{name}={value!r} must be {wanted}")
 
 

@@ -1,6 +1,7 @@
 """What there is to say about a run: before it starts, in its checkpoints and when it is done."""
 
 import dataclasses
+import datetime
 import itertools
 import math
 import os
@@ -27,11 +28,12 @@ def header(run: Run) -> list[str]:
     """Return the lines that say what runs, where, on what and for how long."""
     config, plan = run.config, run.plan
     source = whereabouts(config.dataset, config.data_dir, seed=config.seed)
+    parts = f"shortcut {config.shortcut}, {parameters(run):,} parameters, {run.programs.dtype}"
     sizes = ", ".join(f"{len(data.labels):,} {split}" for split, data in run.images.items())
     return [
         f"device     {device_name()}",
         f"data       {config.dataset}, {source}: {sizes}",
-        f"model      ResNet{config.depth}, shortcut {config.shortcut}, {parameters(run):,} parameters, {run.dtype}",
+        f"model      ResNet{config.depth}, {parts}",
         f"steps      {plan.num_steps:,} of {config.batch_size:,} images, {plan.steps_per_epoch:,} an epoch",
         *schedule_lines(run),
     ]
@@ -43,9 +45,11 @@ def schedule_lines(run: Run) -> list[str]:
     stops = [0, plan.warmup_steps, *plan.decay_steps, plan.num_steps]
     lines = []
     for start, end in itertools.pairwise(stops):
-        rate = f"{np.asarray(run.schedule(start)).item():g}"
+        rate = f"{np.asarray(run.programs.schedule(start)).item():g}"
         if start == 0 and config.warmup == "linear" and plan.warmup_steps:
             rate = f"rising from 0 to {config.learning_rate:g}"
+        elif config.decay != "steps":
+            rate = f"falling from {config.learning_rate:g} to 0, {config.decay},"
         if end > start:
             lines.append(f"learning rate {rate} until step {end:,} (epoch {end / plan.steps_per_epoch:g})")
     return [f"{'schedule' if i == 0 else '':<10} {line}" for i, line in enumerate(lines)]
@@ -54,11 +58,11 @@ def schedule_lines(run: Run) -> list[str]:
 def costs(run: Run) -> list[str]:
     """Compile a training step; return the lines that say what it takes."""
     size = run.config.batch_size
-    state = run.place(run.init_state())
-    rows = np.zeros((run.steps_per_dispatch, size), np.int32)
+    state = run.programs.place(run.init_state())
+    rows = np.zeros((run.programs.steps_per_dispatch, size), np.int32)
     memory = run.compiled("train", state, rows).memory_analysis()
     batch = {
-        "image": jax.ShapeDtypeStruct((size, 32, 32, 3), run.dtype),
+        "image": jax.ShapeDtypeStruct((size, 32, 32, 3), run.programs.dtype),
         "label": jax.ShapeDtypeStruct((size,), jnp.int32),
     }
     analysis = train_step.lower(state, batch).cost_analysis() or {}
@@ -75,7 +79,7 @@ def costs(run: Run) -> list[str]:
 def learning_rates(run: Run) -> list[tuple[float, float]]:
     """Return points (epoch, learning rate) of the schedule, for a picture."""
     steps = np.unique(np.linspace(0, run.plan.num_steps - 1, 1000).astype(int))
-    return [(step / run.plan.steps_per_epoch, np.asarray(run.schedule(step)).item()) for step in steps]
+    return [(step / run.plan.steps_per_epoch, np.asarray(run.programs.schedule(step)).item()) for step in steps]
 
 
 def explanation(run: Run) -> dict[str, Any]:
@@ -119,6 +123,7 @@ def summary(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "images_per_second": run.plan.num_steps * run.config.batch_size / seconds,
         "parameters": parameters(run),
         "steps": run.plan.num_steps,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         **circumstances(),
         "config": dataclasses.asdict(run.config),
     }
@@ -127,7 +132,7 @@ def summary(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
 def parameters(run: Run) -> int:
     """Return the number of trained parameters."""
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    variables = jax.eval_shape(partial(run.model.init, train=False), jax.random.key(0), images)
+    variables = jax.eval_shape(partial(run.programs.model.init, train=False), jax.random.key(0), images)
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 

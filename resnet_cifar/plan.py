@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from resnet_cifar.config import Config
+from resnet_cifar.config import Config, milestones
 from resnet_cifar.data import DATASETS, Images, load_images, parse_split, positions
 from resnet_cifar.errors import UserError
 
@@ -29,7 +29,7 @@ def make_plan(config: Config) -> Plan:
     if size % jax.device_count():
         raise UserError(f"config.batch_size={size} must be a multiple of the {jax.device_count()} devices")
     steps_per_epoch = num_images // size
-    epochs = (config.warmup_epochs, *config.decay_epochs, config.num_epochs)
+    epochs = milestones(config)
     steps = [round(epoch * steps_per_epoch) for epoch in epochs]
     if any(a >= b for a, b in itertools.pairwise(steps)):
         raise UserError(f"milestones at epochs {epochs} fall on the same of {steps_per_epoch} steps an epoch")

@@ -1,29 +1,22 @@
 """A run in memory: the images on the devices, the compiled steps, and one epoch or evaluation after the other."""
 
 import math
-import os
-import platform
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from resnet_cifar.config import Config
-from resnet_cifar.data import DATASETS, Images, epoch_order, normalize
-from resnet_cifar.epochs import eval_indices, eval_steps, train_steps
+from resnet_cifar.data import Images
+from resnet_cifar.epochs import eval_indices
 from resnet_cifar.errors import UserError
-from resnet_cifar.models import ResNet, uniform_scale
-from resnet_cifar.optim import learning_rate_schedule, make_optimizer
-from resnet_cifar.plan import load_splits, make_plan
-from resnet_cifar.steps import TrainState, create_train_state
+from resnet_cifar.plan import load_splits
+from resnet_cifar.programs import Programs
+from resnet_cifar.steps import TrainState
 from resnet_cifar.stop import Stop
 
 # A signal is answered after the dispatch under way and the one that waits.
@@ -41,70 +34,48 @@ class Run:
 
     Attributes:
       config: what it was built from.
+      programs: the network and its compiled steps.
       plan: the recipe in steps.
       images: the splits, "train", "test" and perhaps "validation", a copy on every device.
       watched: the split scored while training.
-      model: the network.
-      schedule: learning rate by step.
-      compile_seconds: time spent compiling so far.
+      compile_seconds: time spent compiling for this run.
     """
 
-    def __init__(self, config: Config, load: Callable[[Config], dict[str, Images]] = load_splits):
-        """Load the data and build everything but the compiled steps; UserError if the config does not fit it."""
+    def __init__(
+        self,
+        config: Config,
+        load: Callable[[Config], dict[str, Images]] = load_splits,
+        programs: Programs | None = None,
+    ):
+        """Load the data and build everything but the compiled steps; UserError if the config does not fit it.
+
+        Args:
+          config: the run.
+          load: gives its splits.
+          programs: those of a run before, which serve this config; built if there are none.
+        """
         self.config = config
-        dataset = DATASETS[config.dataset]
-        self.plan = make_plan(config)
+        self._compiled_before = programs.compile_seconds if programs else 0.0
+        self.programs = programs or Programs(config)
+        self.plan = self.programs.plan
         images = load(config)
         self.watched = "validation" if "validation" in images else "test"
-
-        devices = jax.devices()
-        mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-        self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._split_batch = NamedSharding(mesh, PartitionSpec(None, "data"))
-        self.images = {split: jax.device_put(data, self._replicated) for split, data in images.items()}
-
-        on_cpu = devices[0].platform == "cpu"
-        # XLA's CPU devices deadlock over independent programs with collectives, such as an evaluation and an epoch.
-        self._one_at_a_time = on_cpu and len(devices) > 1
-        self.steps_per_dispatch = 1 if on_cpu else self.plan.steps_per_epoch
-        self.dtype = jnp.dtype({"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype))
-        self._preprocess = partial(normalize, mean=dataset.mean, std=dataset.std, dtype=self.dtype)
-        self.model = ResNet(
-            config.depth,
-            num_classes=dataset.num_classes,
-            width=config.width,
-            shortcut=config.shortcut,
-            scale_init={"uniform": uniform_scale, "ones": jax.nn.initializers.ones}[config.bn_scale_init],
-            dtype=self.dtype,
-        )
-        self.schedule = learning_rate_schedule(
-            config.learning_rate,
-            warmup_steps=self.plan.warmup_steps,
-            decay_steps=self.plan.decay_steps,
-            decay_factor=config.decay_factor,
-            warmup=config.warmup,
-        )
+        self.images = {split: self.programs.place(data) for split, data in images.items()}
         self._init_key, self._order_key, augment_key = jax.random.split(jax.random.key(config.seed), 3)
-        self._augment_key = jax.device_put(augment_key, self._replicated)
-        self._programs: dict[tuple[str, tuple[int, ...]], jax.stages.Compiled] = {}
-        start = time.perf_counter()
-        order = jax.jit(partial(epoch_order, n=len(self.images["train"].labels)))
-        self._order = order.lower(self._order_key, np.int32(0)).compile()
-        self.compile_seconds = time.perf_counter() - start
+        self._augment_key = self.programs.place(augment_key)
         self._last_norm = math.nan
         self._orders: dict[int, jax.Array] = {}
         self._under_way: deque[tuple[float, Any, Callable[[Metrics, float], None]]] = deque()
         self._last_end = -math.inf
         self._pace_is_known = False
 
+    @property
+    def compile_seconds(self) -> float:
+        return self.programs.compile_seconds - self._compiled_before
+
     def init_state(self) -> TrainState:
         """Draw the parameters: the state at step 0."""
-        tx = make_optimizer(self.schedule, momentum=self.config.momentum, weight_decay=self.config.weight_decay)
-        return create_train_state(self._init_key, self.model, tx)
-
-    def place(self, state: TrainState) -> TrainState:
-        """Put a copy of a state on every device."""
-        return jax.device_put(state, self._replicated)
+        return self.programs.init_state(self._init_key)
 
     def epoch_end(self, step: int) -> int:
         """Return the step at which the epoch that follows `step` ends, or the run within it."""
@@ -161,15 +132,18 @@ class Run:
         self._pace_is_known = True
         steps = len(metrics["count"])
         # Never to one: a step outside of a loop is another program, and may round otherwise.
-        while self.steps_per_dispatch > 3 and self.steps_per_dispatch * seconds > LONGEST_DISPATCH_SECONDS * steps:
-            self.steps_per_dispatch = -(-self.steps_per_dispatch // 2)
+        programs = self.programs
+        while (
+            programs.steps_per_dispatch > 3 and programs.steps_per_dispatch * seconds > LONGEST_DISPATCH_SECONDS * steps
+        ):
+            programs.steps_per_dispatch = -(-programs.steps_per_dispatch // 2)
         finish(step + steps, metrics, seconds)
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
         """Return the order of an epoch, drawn during the one before: the host never waits for what is under way."""
         order = self._orders.pop(epoch, None)
-        order = self._order(self._order_key, np.int32(epoch)) if order is None else order
-        self._orders = {epoch + 1: self._order(self._order_key, np.int32(epoch + 1))}
+        order = self.programs.order(self._order_key, np.int32(epoch)) if order is None else order
+        self._orders = {epoch + 1: self.programs.order(self._order_key, np.int32(epoch + 1))}
         return np.asarray(order)
 
     def dispatch(
@@ -188,7 +162,7 @@ class Run:
         Returns:
           The next state.
         """
-        if (split, rows.shape) not in self._programs:
+        if not self.programs.is_compiled(split, rows):
             self.drain()  # What is under way is not to be charged with the time to compile.
         program = self.compiled(split, state, rows)
         start = time.perf_counter()
@@ -251,12 +225,12 @@ class Run:
             if stop.signal:
                 return
             self.dispatch(split, state, piece, finish_dispatch)
-            if self._one_at_a_time:
+            if self.programs.one_at_a_time:
                 self.drain()
 
     def learning_rate(self, step: int) -> float:
         """Return the rate of the update that follows `step` updates."""
-        return np.asarray(self.schedule(step)).item()
+        return np.asarray(self.programs.schedule(step)).item()
 
     def _check_finite(self, metrics: Metrics, step: int) -> None:
         """Raise a UserError at the first of some steps, which follow `step`, that diverged."""
@@ -273,46 +247,16 @@ class Run:
 
     def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
         """Cut rows of indices into dispatches of about the same length."""
-        return np.array_split(rows, -(-len(rows) // self.steps_per_dispatch))
+        return np.array_split(rows, -(-len(rows) // self.programs.steps_per_dispatch))
 
     def compiled(self, split: str, state: TrainState, rows: np.ndarray) -> jax.stages.Compiled:
-        """Return the program that `dispatch` runs, compiled once for each split and number of steps."""
-        if (split, rows.shape) not in self._programs:
-            start = time.perf_counter()
-            training = split == "train"
-            function = partial(train_steps if training else eval_steps, preprocess=self._preprocess)
-            jitted = jax.jit(function, donate_argnums=0 if training else (), out_shardings=self._replicated)
-            self._programs[split, rows.shape] = jitted.lower(*self._arguments(split, state, rows)).compile()
-            self.compile_seconds += time.perf_counter() - start
-        return self._programs[split, rows.shape]
+        """Return the program that `dispatch` runs."""
+        return self.programs.compiled(split, *self._arguments(split, state, rows))
 
     def _arguments(self, split: str, state: TrainState, rows: np.ndarray) -> tuple[Any, ...]:
-        """Return the arguments of a program, the indices of each batch split among the devices."""
-        placed = jax.device_put(rows, self._split_batch)
-        return (state, self.images[split], placed) + ((self._augment_key,) if split == "train" else ())
-
-
-def keep_programs() -> None:
-    """Let JAX keep what it compiles from one start to the next; a user's own settings of its cache hold.
-
-    By default in ~/.cache/resnet_cifar, in a folder for each host, as XLA's CPU programs are made for one processor.
-    """
-    settings: dict[str, int | str] = {
-        "jax_persistent_cache_min_compile_time_secs": 0,  # The parameters are drawn by some hundred small programs.
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        try:
-            cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-            folder = Path(cache, "resnet_cifar", platform.node())
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except (OSError, RuntimeError):
-            return  # A home that can't be written to costs the time to compile, and JAX would warn of every program.
-        settings["jax_compilation_cache_dir"] = str(folder)
-    for name, value in settings.items():
-        if name.upper() not in os.environ:
-            jax.config.update(name, value)
+        """Return the arguments of a program."""
+        key = (self._augment_key,) if split == "train" else ()
+        return (state, self.images[split], self.programs.place_rows(rows), *key)
 
 
 def add(sums: Sums, metrics: Metrics) -> None:

@@ -46,6 +46,11 @@ class Stop:
         with self._lock:
             self._holding = True
 
+    def release(self) -> None:
+        """From now on there is nothing to save: a signal ends the process at once, until the next `hold`."""
+        with self._lock:
+            self._holding = False
+
     def ignore(self) -> None:
         """Leave signals unanswered, since what the run comes to is settled; Python's exit would let them kill it."""
         for number in SIGNALS:

@@ -10,6 +10,7 @@ from resnet_cifar.checkpoint import Checkpoints
 from resnet_cifar.config import Config, validate
 from resnet_cifar.errors import UserError
 from resnet_cifar.plan import blank_splits
+from resnet_cifar.programs import Programs
 from resnet_cifar.run import Metrics, Run, Sums, add
 from resnet_cifar.runlog import RunLog
 from resnet_cifar.steps import TrainState
@@ -17,13 +18,16 @@ from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.workdir import check_workdir, claimed, write_config
 
 
-def train_and_evaluate(config: Config, workdir: str | Path, stop: Stop | None = None) -> TrainState:
+def train_and_evaluate(
+    config: Config, workdir: str | Path, stop: Stop | None = None, programs: Programs | None = None
+) -> TrainState:
     """Train by a config, or go on where an earlier start of the same run stopped, and score the test set.
 
     Args:
       config: the run.
       workdir: folder for its files; made if it is not there.
       stop: polled; a run that is asked to stop saves first.
+      programs: of a run that differed in its seed alone, so that nothing is compiled again.
 
     Returns:
       The state after the last step.
@@ -36,7 +40,7 @@ def train_and_evaluate(config: Config, workdir: str | Path, stop: Stop | None = 
     validate(config)
     stop = stop or Stop()
     folder = check_workdir(workdir, config)
-    run = Run(config)
+    run = Run(config, programs=programs)
     print("\n".join([*describe.header(run), f"workdir    {folder}"]), flush=True)
     with claimed(folder, config):
         return _train(run, folder, stop)
@@ -48,7 +52,7 @@ def _train(run: Run, folder: Path, stop: Stop) -> TrainState:
     with Checkpoints(folder, describe.explanation(run)) as checkpoints:
         restored = checkpoints.restore(jax.eval_shape(run.init_state))
         state, sums = (restored.state, dict(restored.sums)) if restored else (run.init_state(), {})
-        state, step = run.place(state), int(state.step)
+        state, step = run.programs.place(state), int(state.step)
         if step == plan.num_steps and (folder / "summary.json").exists():
             print(f"finished before: see {folder / 'summary.json'}")
             return state

@@ -16,6 +16,7 @@ from resnet_cifar.errors import UserError
 
 # What a resumed run may change: none of it is part of what a step computes.
 CHANGEABLE = ("data_dir", "eval_every_epochs", "checkpoint_every_epochs")  # And num_epochs, upwards.
+LATER = {"decay": "steps", "nesterov": False}  # What runs did before they had these fields.
 
 
 def check_workdir(workdir: str | Path, config: Config) -> Path:
@@ -49,6 +50,7 @@ def check_config(folder: Path, config: Config) -> None:
 
 def differences(saved: dict[str, Any], mine: dict[str, Any]) -> str:
     """Say which fields of two configs differ and must not; empty if none."""
+    saved = LATER | saved
     names = [name for name in [*mine, *(saved.keys() - mine.keys())] if saved.get(name) != mine.get(name)]
     longer = (mine.get("num_epochs") or 0) >= (saved.get("num_epochs") or 0)
     return "; ".join(
@@ -57,6 +59,12 @@ def differences(saved: dict[str, Any], mine: dict[str, Any]) -> str:
         for name in names
         if name not in CHANGEABLE and not (name == "num_epochs" and longer)
     )
+
+
+def run_name(recipe: str, config: Config) -> str:
+    """Say what runs: resnet56-cifar10-seed0, or resnet56-cifar10-paper-seed0."""
+    recipe = "" if recipe == "card" else recipe
+    return "-".join(filter(None, [f"resnet{config.depth}", config.dataset, recipe, f"seed{config.seed}"]))
 
 
 @contextlib.contextmanager

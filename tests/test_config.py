@@ -51,6 +51,19 @@ def test_the_paper_recipe_comes_to_64000_steps(depth, warmup_steps):
     assert config.warmup == ("constant" if depth == 110 else "linear")
 
 
+@pytest.mark.parametrize(("recipe", "plan"), [("strong", (195, 39_000, 975, ())), ("fast", (97, 3_880, 485, ()))])
+def test_the_other_recipes_fall_all_the_way(recipe, plan):
+    config = make_config(recipe, depth=56)
+    assert make_plan(config) == Plan(*plan)
+    assert config.nesterov and config.decay != "steps" and config.weight_decay == 5e-4
+
+
+def test_decay_epochs_are_for_a_decay_in_steps():
+    config = Config(decay="cosine", num_epochs=60)  # The default's second decay would come after the end.
+    validate(config)
+    assert make_plan(config).decay_steps == ()
+
+
 def test_an_unknown_recipe_names_the_nearest():
     with pytest.raises(UserError, match="recipe='papre' is unknown: did you mean paper"):
         make_config("papre")
@@ -77,6 +90,8 @@ def test_an_unknown_recipe_names_the_nearest():
         ({"decay_epochs": (3,)}, "milestones out of order: warmup_epochs=5"),
         ({"decay_epochs": (80, math.nan)}, "config.decay_epochs=\\(80, nan\\) is out of range"),
         ({"decay_epochs": ("a", "b")}, "config.decay_epochs=\\('a', 'b'\\) must be numbers like 80,120"),
+        ({"decay": "cosin"}, "config.decay='cosin' is unknown: did you mean cosine"),
+        ({"nesterov": 1}, "config.nesterov=1 must be of type bool"),
         ({"seed": -1}, "config.seed=-1 is out of range"),
     ],
 )

@@ -1,5 +1,7 @@
 """The schedule and the optimizer are those of the recipes."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +32,19 @@ def test_paper_schedule_of_resnet110_begins_at_a_tenth():
         np.testing.assert_allclose(schedule(step), rate, rtol=1e-5, err_msg=f"step {step}")
 
 
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [
+        ("cosine", {5: 0.1, 10: 0.2, 50: 0.2 * (1 + math.cos(math.pi * 4 / 9)) / 2, 55: 0.1, 99: 0.0000609, 100: 0.0}),
+        ("linear", {5: 0.1, 10: 0.2, 55: 0.1, 99: 0.2 / 90, 100: 0.0}),
+    ],
+)
+def test_a_schedule_may_fall_to_0_at_the_end(decay, expected):
+    schedule = learning_rate_schedule(0.2, num_steps=100, warmup_steps=10, decay=decay)
+    for step, rate in expected.items():
+        np.testing.assert_allclose(schedule(step), rate, rtol=1e-3, atol=1e-8, err_msg=f"step {step}")
+
+
 def test_schedule_refuses_what_makes_no_sense():
     with pytest.raises(ValueError, match="must ascend"):
         learning_rate_schedule(0.1, decay_steps=(20, 10))
@@ -39,11 +54,17 @@ def test_schedule_refuses_what_makes_no_sense():
         learning_rate_schedule(0.1, decay_steps=(10, 10))
     with pytest.raises(ValueError, match="warmup='cosine' is unknown"):
         learning_rate_schedule(0.1, warmup="cosine")
+    with pytest.raises(ValueError, match="decay='cosin' is unknown"):
+        learning_rate_schedule(0.1, decay="cosin")
+    for wrong in ({}, {"num_steps": 30, "warmup_steps": 30}, {"num_steps": 30, "decay_steps": (20,)}):
+        with pytest.raises(ValueError, match="decay='cosine' needs num_steps"):
+            learning_rate_schedule(0.1, decay="cosine", **wrong)
 
 
-def test_optimizer_is_sgd_with_momentum_and_coupled_decay_as_in_torch():
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_optimizer_is_sgd_with_momentum_and_coupled_decay_as_in_torch(nesterov):
     momentum, decay, rates = 0.9, 0.01, [0.0, 0.1, 0.1, 0.01, 0.02]
-    tx = make_optimizer(lambda step: jnp.asarray(rates)[step], momentum=momentum, weight_decay=decay)
+    tx = make_optimizer(lambda step: jnp.asarray(rates)[step], momentum=momentum, weight_decay=decay, nesterov=nesterov)
     rng = np.random.default_rng(0)
     params = {"kernel": rng.normal(size=(3, 2)).astype(np.float32), "bias": rng.normal(size=2).astype(np.float32)}
     expected = {name: value.astype(np.float64) for name, value in params.items()}
@@ -54,6 +75,7 @@ def test_optimizer_is_sgd_with_momentum_and_coupled_decay_as_in_torch():
         updates, opt_state = tx.update(grads, opt_state, params)
         params = jax.tree.map(jnp.add, params, updates)
         for name, value in expected.items():  # torch.optim.SGD, dampening 0: every parameter decays, biases too.
-            buffers[name] = momentum * buffers[name] + (grads[name] + decay * value)
-            expected[name] = value - rate * buffers[name]
+            decayed = grads[name] + decay * value
+            buffers[name] = momentum * buffers[name] + decayed
+            expected[name] = value - rate * (decayed + momentum * buffers[name] if nesterov else buffers[name])
     jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6), params, expected)

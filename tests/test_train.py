@@ -24,6 +24,7 @@ from resnet_cifar.checkpoint import fields
 from resnet_cifar.config import Config
 from resnet_cifar.errors import UserError
 from resnet_cifar.plan import blank_splits
+from resnet_cifar.programs import Programs, keep_programs
 from resnet_cifar.run import Run, add, mean_metrics
 from resnet_cifar.runlog import read_rows
 from resnet_cifar.stop import Stop, Stopped
@@ -133,17 +134,31 @@ def test_the_run_is_built_from_its_config(tiny):
 
 
 def test_a_seed_has_an_order_of_its_own(tiny):
-    orders = [np.asarray(run._order(run._order_key, np.int32(epoch))) for run in (Run(tiny, load=blank_splits),
+    orders = [np.asarray(run.programs.order(run._order_key, np.int32(epoch))) for run in (Run(tiny, load=blank_splits),
               Run(dataclasses.replace(tiny, seed=1), load=blank_splits)) for epoch in (0, 1)]  # fmt: skip
     assert len({tuple(order) for order in orders}) == 4
+
+
+def test_a_run_with_the_programs_of_another_seed_compiles_nothing_and_is_the_same(finished, tmp_path, monkeypatch):
+    config, folder, state = finished
+    programs = Programs(other := dataclasses.replace(config, seed=5))
+    assert programs.serve(config) and not programs.serve(dataclasses.replace(config, weight_decay=0.1))
+    train_and_evaluate(other, tmp_path / "other", programs=programs)
+    shared = train_and_evaluate(config, tmp_path / "shared", programs=programs)
+    jax.tree.map(np.testing.assert_array_equal, fields(shared), fields(state))
+    assert untimed(read_rows(tmp_path / "shared")) == untimed(read_rows(folder))
+    seconds = [
+        json.loads((tmp_path / name / "summary.json").read_text())["compile_seconds"] for name in ("other", "shared")
+    ]
+    assert seconds[0] > 0 == seconds[1]
 
 
 def test_one_dispatch_an_epoch_as_on_accelerators_trains_the_same(tiny):
     results = []
     for steps_per_dispatch in (1, 4):
         run = Run(dataclasses.replace(tiny, num_epochs=1.5, warmup_epochs=0.5, decay_epochs=(1,)))
-        run.steps_per_dispatch = steps_per_dispatch
-        state, step, sums = train(run, run.place(run.init_state()), 0)
+        run.programs.steps_per_dispatch = steps_per_dispatch
+        state, step, sums = train(run, run.programs.place(run.init_state()), 0)
         row = run.train_row(step, sums)
         assert sums["steps"] == step == 4
         state, step, sums = train(run, state, step)  # A last epoch cut short.
@@ -167,11 +182,11 @@ def test_the_next_epoch_is_enqueued_before_the_results_of_the_last_are_read(tiny
 
     def as_on_an_accelerator(self, *arguments):
         original(self, *arguments)
-        self.steps_per_dispatch, self._one_at_a_time = 4, False
+        self.steps_per_dispatch, self.one_at_a_time = 4, False
 
-    first, original = jax.devices()[:1], Run.__init__
+    first, original = jax.devices()[:1], Programs.__init__
     monkeypatch.setattr(jax, "devices", lambda: first)
-    monkeypatch.setattr(Run, "__init__", as_on_an_accelerator)
+    monkeypatch.setattr(Programs, "__init__", as_on_an_accelerator)
     note(Run, "dispatch", lambda split, *_: f"enqueue {split}")
     note(runlog.RunLog, "record", lambda step, split, _: f"record {split} {step // 4}")
     config = dataclasses.replace(tiny, checkpoint_every_epochs=0, batch_size=32)
@@ -189,16 +204,16 @@ def test_programs_are_kept_where_that_can_be(tmp_path, monkeypatch):
     names = ("jax_compilation_cache_dir", prefix + "compile_time_secs", prefix + "entry_size_bytes")
     before = {name: jax.config.values[name] for name in names}
     try:
-        run_module.keep_programs()  # What a user has said holds; here it is the tests' own folder.
+        keep_programs()  # What a user has said holds; here it is the tests' own folder.
         assert {name: jax.config.values[name] for name in names} == before
         for name in names:
             monkeypatch.delenv(name.upper())
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-        run_module.keep_programs()
+        keep_programs()
         assert jax.config.values["jax_compilation_cache_dir"] == before["jax_compilation_cache_dir"]
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-        run_module.keep_programs()
+        keep_programs()
         assert jax.config.values["jax_compilation_cache_dir"].startswith(str(tmp_path / "cache" / "resnet_cifar"))
     finally:
         for name, value in before.items():
@@ -286,13 +301,13 @@ def test_four_devices_train_like_one(tiny, monkeypatch):
     config = dataclasses.replace(tiny, num_epochs=0.5, warmup_epochs=0.25, decay_epochs=())
     four = Run(config)
     assert len(four.images["train"].labels.devices()) == 4
-    state, _, sums = train(four, four.place(four.init_state()), 0)
+    state, _, sums = train(four, four.programs.place(four.init_state()), 0)
     score = evaluate(four, state, "test")
     first = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: first)
     one = Run(config)
     assert len(one.images["train"].labels.devices()) == 1
-    alone, _, alone_sums = train(one, one.place(one.init_state()), 0)
+    alone, _, alone_sums = train(one, one.programs.place(one.init_state()), 0)
     np.testing.assert_allclose(sums["loss_sum"], alone_sums["loss_sum"], rtol=1e-4)
     np.testing.assert_allclose(score["loss"], evaluate(one, alone, "test")["loss"], rtol=1e-3)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), state.params, alone.params)
@@ -311,6 +326,14 @@ def test_the_header_takes_its_rates_from_the_schedule(tiny):
         "0.1 until step 8 (epoch 2)",
         "0.05 until step 12 (epoch 3)",
         "0.025 until step 16 (epoch 4)",
+    ]
+
+
+def test_the_header_names_a_decay_that_falls_all_the_way(tiny):
+    lines = describe.schedule_lines(Run(dataclasses.replace(tiny, decay="cosine"), load=blank_splits))
+    assert [line.split("learning rate ")[1] for line in lines] == [
+        "rising from 0 to 0.1 until step 4 (epoch 1)",
+        "falling from 0.1 to 0, cosine, until step 16 (epoch 4)",
     ]
 
 
@@ -380,14 +403,14 @@ def test_a_run_that_is_stopped_goes_on_from_that_very_step(finished, tmp_path, p
 def test_a_run_of_several_steps_a_dispatch_is_stopped_between_them(tiny, tmp_path, monkeypatch):
     """As on one accelerator, with an evaluation and the next epoch under way."""
     config = dataclasses.replace(tiny, num_epochs=2, warmup_epochs=0.5, decay_epochs=(1,), checkpoint_every_epochs=0)
-    original, first = Run.__init__, jax.devices()[:1]
+    original, first = Programs.__init__, jax.devices()[:1]
 
     def two_a_dispatch(self, *arguments, **named):
         original(self, *arguments, **named)
         self.steps_per_dispatch = 2
 
     monkeypatch.setattr(jax, "devices", lambda: first)
-    monkeypatch.setattr(Run, "__init__", two_a_dispatch)
+    monkeypatch.setattr(Programs, "__init__", two_a_dispatch)
     state = train_and_evaluate(config, tmp_path / "whole")
     for polls, saved in [(3, 4), (8, 4), (9, 6)]:
         folder = tmp_path / f"stopped {polls}"
@@ -471,7 +494,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tiny, tmp_path)
 
 def test_an_evaluation_that_is_not_finite_ends_the_run(tiny):
     run = Run(tiny)
-    state = run.place(run.init_state())
+    state = run.programs.place(run.init_state())
     bad = state.replace(params=jax.tree.map(lambda leaf: leaf * jax.numpy.nan, state.params))
     with pytest.raises(UserError, match="the loss of the test split is nan: the run has diverged"):
         evaluate(run, bad, "test")
@@ -481,9 +504,9 @@ def test_dispatches_that_take_long_are_cut(tiny, monkeypatch):
     """A signal is answered between dispatches."""
     monkeypatch.setattr(run_module, "LONGEST_DISPATCH_SECONDS", 0)
     run = Run(dataclasses.replace(tiny, num_epochs=1, warmup_epochs=0.5, decay_epochs=()))
-    run.steps_per_dispatch = 4
-    train(run, run.place(run.init_state()), 0)
-    assert run.steps_per_dispatch == 2
+    run.programs.steps_per_dispatch = 4
+    train(run, run.programs.place(run.init_state()), 0)
+    assert run.programs.steps_per_dispatch == 2
     assert [len(rows) for rows in run._cut(np.zeros((5, 8)))] == [2, 2, 1]
 
 
