@@ -11,17 +11,17 @@ import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)  # Until Stop listens: some of the imports below would swallow a Ctrl-C.
 
-import dataclasses
 import itertools
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from resnet_cifar.command import command, parse_flags
-from resnet_cifar.config import Config, unknown, validate
+from resnet_cifar.command import check_fields, command, parse_flags
+from resnet_cifar.config import Config, validate
 from resnet_cifar.errors import UserError
 from resnet_cifar.stop import Stop, Unbreakable
 from resnet_cifar.workdir import run_name
@@ -55,18 +55,10 @@ def default_workdir(config: Config) -> str:
     return f"runs/{run_name(recipe, config)}"
 
 
-def check_then_parse(argv: list[str]) -> list[str]:
-    """Parse the command line once the flags of the config make sense."""
-    if not any(argument.lstrip("-").startswith("help") for argument in argv[1:]):
-        try:
-            check_config_flags(argv)
-        except UserError as error:
-            sys.exit(f"error: {error}")
-    return parse_flags(argv)
-
-
 def check_config_flags(argv: list[str]) -> None:
     """Raise a UserError where absl and ml_collections would answer with a riddle or a traceback."""
+    if any(argument.lstrip("-").startswith("help") for argument in argv[1:]):
+        return
     paths = [argument.partition("=")[2] for argument in argv if re.match("--?config=", argument)]
     paths += [path for flag, path in itertools.pairwise(argv) if flag in ("-config", "--config")]
     if not paths or not paths[-1]:
@@ -76,13 +68,10 @@ def check_config_flags(argv: list[str]) -> None:
         raise UserError(
             f"there is no config file {path}: the family is in configs/, and another depth is --config.depth"
         )
-    names = [field.name for field in dataclasses.fields(Config)]
-    for argument in argv:
-        if (field := re.match(r"--?(?:no)?config\.([^=]*)", argument)) and field[1] not in names:
-            raise UserError(unknown(f"config.{field[1]}", field[1], names))
+    check_fields(argv)
 
 
 if __name__ == "__main__":
     sys.stdout, sys.stderr = Unbreakable(sys.stdout), Unbreakable(sys.stderr)
     STOP.listen()
-    app.run(main, flags_parser=check_then_parse)
+    app.run(main, flags_parser=partial(parse_flags, prepare=check_config_flags))

@@ -4,6 +4,8 @@ import json
 import statistics
 from pathlib import Path
 
+from resnet_cifar.tables import between_markers
+
 ROOT = Path(__file__).parents[1]
 # Files of rows for each place: ours, the peer's, and the single convolutions of both.
 FILES = {
@@ -45,9 +47,7 @@ def update(page: str) -> str:
     """Return a page with the tables between its markers."""
     sections = {place: section(place) for place in FILES} | {"variants": variants(), "startup": startup()}
     for name, text in sections.items():
-        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
-        before, _, rest = page.partition(begin)
-        page = before + begin + text + end + rest.partition(end)[2]
+        page = between_markers(page, name, text)
     return page
 
 

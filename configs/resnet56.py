@@ -1,7 +1,7 @@
 """ResNet56: 0.85 million parameters.
 
 python main.py --config=configs/resnet56.py        # The card's recipe; 93.1 % of the test images, says the card.
-python main.py --config=configs/resnet56.py:paper  # The paper's.
+python main.py --config=configs/resnet56.py:paper  # The paper's; also strong and fast.
 """
 
 from resnet_cifar.config import Config, make_config

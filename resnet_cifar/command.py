@@ -1,11 +1,14 @@
 """What the commands have in common: they end with a sentence and a status, never with a traceback."""
 
 import contextlib
+import dataclasses
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from absl import flags, logging
 
+from resnet_cifar.config import Config, unknown
 from resnet_cifar.errors import UserError
 from resnet_cifar.stop import Stop, Stopped
 
@@ -27,9 +30,15 @@ def command(stop: Stop) -> Iterator[None]:
         stop.ignore()
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parse the command line; a mistake in it, or in a config file, ends the program with one sentence."""
+def parse_flags(argv: list[str], prepare: Callable[[list[str]], None]) -> list[str]:
+    """Parse the command line; a mistake in it, or in a config file, ends the program with one sentence.
+
+    Args:
+      argv: the command line.
+      prepare: called with it before, to define flags or to raise a `UserError`.
+    """
     try:
+        prepare(argv)
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
             raise UserError(f"unexpected argument {rest[1]!r}: flags begin with --, as in --config.seed=1")
@@ -39,6 +48,14 @@ def parse_flags(argv: list[str]) -> list[str]:
     except Exception as error:  # A config file is a program, and anything can be wrong with it.
         sys.exit(f"error: the config can't be loaded: {type(error).__name__}: {str(error).strip().splitlines()[-1]}")
     return rest
+
+
+def check_fields(argv: list[str]) -> None:
+    """Raise a UserError for a field of the config that there is not, of which ml_collections makes a traceback."""
+    names = [field.name for field in dataclasses.fields(Config)]
+    for argument in argv:
+        if (field := re.match(r"--?(?:no)?config\.([^=]*)", argument)) and field[1] not in names:
+            raise UserError(unknown(f"config.{field[1]}", field[1], names))
 
 
 def drop_closed_loops(unraisable) -> None:

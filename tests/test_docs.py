@@ -6,7 +6,11 @@ import runpy
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from benchmarks.page import update
+from resnet_cifar.report import PAGES
+from resnet_cifar.report import update as report_update
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,6 +55,15 @@ def test_the_table_of_faults_is_that_of_the_results():
 def test_the_tables_of_speed_are_those_of_the_results():
     page = (ROOT / "docs" / "speed.md").read_text()
     assert update(page) == page
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_tables_of_the_card_are_those_of_the_results(name):
+    page = (ROOT / name).read_text()
+    up = "../" * name.count("/")
+    assert report_update(page, ROOT / "results", up) == page
+    marked = set(re.findall(r"<!-- (\w+): begin -->", page))
+    assert marked and marked <= set(re.findall(r"<!-- (\w+): end -->", page))
 
 
 def test_the_commands_of_the_documentation_are_those_of_the_results():

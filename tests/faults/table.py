@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
+from resnet_cifar.tables import between_markers
+
 ROOT = Path(__file__).parents[2]
-BEGIN, END = "<!-- faults: begin -->\n", "<!-- faults: end -->\n"
 
 
 def table(result: dict) -> str:
@@ -23,8 +24,7 @@ def table(result: dict) -> str:
 
 def update(page: str, result: dict) -> str:
     """Return a page with the table between its markers."""
-    before, _, rest = page.partition(BEGIN)
-    return before + BEGIN + table(result) + END + rest.partition(END)[2]
+    return between_markers(page, "faults", table(result))
 
 
 if __name__ == "__main__":
