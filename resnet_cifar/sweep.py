@@ -169,7 +169,7 @@ def cost(config: Config) -> float:
 
 def numbers(flag: str, values: list[str]) -> list[int]:
     """Return the numbers of a flag; UserError if one is none, or there twice."""
-    if not all(value.isdecimal() for value in values) or len(set(values)) < len(values):
+    if not values or not all(value.isdecimal() for value in values) or len(set(values)) < len(values):
         raise UserError(f"--{flag}={','.join(values)} must be numbers, each once, like 20,56")
     return [int(value) for value in values]
 

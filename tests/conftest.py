@@ -42,9 +42,9 @@ def strict_dtypes():
 
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[Config]:
-    """Return a run of 4 epochs of 4 steps that takes seconds: of depth 8, the smallest, and with few test images."""
-    test_images = synthetic.SIZES["test"]
-    synthetic.SIZES["test"] = 200
+    """Return a run of 4 epochs of 4 steps that takes seconds: of depth 8, the smallest, and with few images."""
+    sizes = dict(synthetic.SIZES)
+    synthetic.SIZES.update(train=200, test=200)
     yield Config(
         depth=8,
         dataset="synthetic",
@@ -56,7 +56,7 @@ def tiny() -> Iterator[Config]:
         decay_epochs=(2, 3),
         checkpoint_every_epochs=1,
     )
-    synthetic.SIZES["test"] = test_images
+    synthetic.SIZES.update(sizes)
 
 
 def pytest_addoption(parser):

