@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from resnet_cifar.errors import UserError
+from resnet_cifar.errors import Diverged, UserError
 from resnet_cifar.steps import TrainState
 from resnet_cifar.workdir import write_atomically
 
@@ -83,7 +83,7 @@ class Checkpoints:
         # A copy, since the next step reuses the buffers of this one.
         arrays = jax.tree.map(np.array, jax.device_get(fields(state)))
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(arrays)):
-            raise UserError(
+            raise Diverged(
                 f"the state after step {int(arrays['step']):,} is not finite and was not saved: the run has diverged. "
                 "Checkpoints from before are as they were; try a lower --config.learning_rate in another --workdir"
             )

@@ -64,8 +64,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         num_epochs=182.336,
         decay_epochs=(91.168, 136.752),
     ),
-    # After chenyaofo/pytorch-cifar-models, the best public weights of these networks: Nesterov, weight decay, cosine
-    # and 200 epochs are theirs. The learning rate is 0.1 for 128 images (theirs for 256); a warm-up helps ResNet110.
+    # After chenyaofo/pytorch-cifar-models, the best public weights that we know of: Nesterov, weight decay, cosine and
+    # 200 epochs are theirs. The learning rate is 0.1 for 128 images (theirs for 256); a warm-up helps ResNet110.
     "strong": dict(
         bn_scale_init="ones",
         batch_size=256,

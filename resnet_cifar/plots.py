@@ -48,7 +48,7 @@ def plot_learning(curves: dict[str, dict[str, list[list[tuple[float, float]]]]],
       curves: by panel and by name of a line, for each seed its points (epoch, accuracy in [0, 1]).
       path: of the picture.
     """
-    figure = Figure(figsize=(6.5 * len(curves), 4.2), layout="constrained")
+    figure = Figure(figsize=(6.5 * len(curves), 4.8), layout="constrained")
     for axes, (panel, lines) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         lowest = []
         for name, seeds in lines.items():
@@ -62,9 +62,9 @@ def plot_learning(curves: dict[str, dict[str, list[list[tuple[float, float]]]]],
             lowest.append(np.quantile(mean, 0.1) if len(mean) > 20 else min(mean - deviation))
         axes.set_ylim(bottom=min(lowest))
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(frameon=False, loc="lower right", fontsize=9)
-        finish(axes, panel, "epoch", "test accuracy (%)")
-    figure.savefig(path, dpi=120)
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=9)
+        finish(axes, panel, "epoch", "test accuracy (%), mean ± deviation")
+    figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 def plot_accuracy_over_time(panels: dict[str, dict[str, list[tuple[float, float, float, str]]]], path: Path) -> None:
@@ -89,8 +89,8 @@ def plot_accuracy_over_time(panels: dict[str, dict[str, list[tuple[float, float,
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter("{x:g}")
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, fontsize=8)
-        finish(axes, panel, "minutes of training, each on its own device", "test accuracy (%)")
-    figure.savefig(path, dpi=120)
+        finish(axes, panel, "minutes of training, each on its own device", "test accuracy (%), ours mean ± deviation")
+    figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 def finish(axes: Axes, title: str, x: str, y: str = "") -> None:

@@ -9,6 +9,11 @@ runs, by whatever config, go into that file instead. Then the pictures beside th
 markers in README.md and docs/, are made again from them.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # A Ctrl-C ends it, without a traceback.
+
 import math
 import statistics
 from collections.abc import Callable
@@ -25,41 +30,62 @@ from resnet_cifar.errors import UserError
 from resnet_cifar.plots import plot_accuracy_over_time, plot_learning
 from resnet_cifar.results import Result, select, spread
 from resnet_cifar.stop import Stop
-from resnet_cifar.tables import DEPTHS, FILLED, TITLES
+from resnet_cifar.tables import DEPTHS, TITLES
 
 REHEARSAL = "sweep_cpu"  # Short runs that show how sweep and report work; no rows of the card.
+WORKDIR = "runs"
 PAGES = ("README.md", "docs/model_card.md", "docs/sweep.md")
 
 
 def main(_: list[str]) -> None:
     """Run what the flags say."""
     with command(Stop()):
-        workdir, output = Path(flags.FLAGS.workdir).expanduser(), flags.FLAGS.output
-        found, unfinished = results.collect(workdir)
-        groups = results.by_label(found)
-        print("\n".join([f"{len(found)} finished runs below {workdir}", "", *tables.summary(groups)]))
-        if unfinished:
-            print(f"\nnot finished, and left out: {', '.join(map(str, unfinished))}")
-        if output and not found:
-            raise UserError(f"there is no finished run below {workdir}: nothing to write to {output}")
+        try:
+            report(Path(flags.FLAGS.workdir).expanduser(), Path(flags.FLAGS.output) if flags.FLAGS.output else None)
+        except OSError as error:
+            raise UserError(f"the report can't be written: {error}") from error
+
+
+def report(workdir: Path, output: Path | None) -> None:
+    """Gather the runs below a workdir, and make the files, pictures and pages again."""
+    if output and (output.suffix != ".json" or output.stem in RECIPES):
+        raise UserError(
+            f"--output={output} must end with .json, and not be the file of a recipe: those take only its runs"
+        )
+    if not (output or Path("results").is_dir()):
+        raise UserError("there is no folder results/ here: go to the top of the repository, or give an --output")
+    if workdir != Path(WORKDIR) and not workdir.is_dir():
+        raise UserError(f"there is no folder {workdir}: give the --workdir of a sweep")
+    found, unfinished = results.collect(workdir)
+    groups = results.by_label(found)
+    if not found:
+        print(f"no run below {workdir} has finished")
         if output:
-            results.write(Path(output), [result for group in groups.values() for result in group])
-            plot_learning(curves(groups), Path(output).with_suffix(".png"))
-        else:
-            keep_recipes(groups, Path("results"))
-        for path in publish(Path()):
-            print(f"wrote {path}")
+            raise UserError(f"there is nothing to write to {output}")
+    else:
+        print("\n".join([f"{len(found)} runs below {workdir}", "", *tables.summary(groups)]))
+    if unfinished:
+        print(f"\nnot finished, and left out: {', '.join(map(str, unfinished))}")
+    if output:
+        results.write(output, [result for group in groups.values() for result in group])
+        plot_learning(curves(groups), output.with_suffix(".png"))
+    else:
+        keep_recipes(groups, Path("results"))
+    for path in publish(Path()):
+        print(f"wrote {path}")
 
 
 def keep_recipes(groups: dict[str, list[Result]], folder: Path) -> None:
-    """Add the runs that were made exactly by a recipe to its file; say which were not."""
+    """Add the runs that fill a cell, made exactly by a recipe, to its file; say which do not."""
     for name, group in groups.items():
-        if name in RECIPES:
+        cells = [run for run in group if name in RECIPES and run["dataset"] in TITLES and run["depth"] in DEPTHS]
+        if cells:
             path = folder / f"{name}.json"
-            old = [result for result in results.read(path) if results.label(result) == name]
-            results.write(path, results.merge(old, group))
-        else:
-            print(f"\nby no recipe, and so in no file: {name}")
+            if any(results.label(old) != name for old in results.read(path)):
+                raise UserError(f"{path} has runs that were not made by the recipe {name} as it is now: move it away")
+            results.add(path, cells)
+        if len(cells) < len(group):
+            print(f"\n{len(group) - len(cells)} runs fill no cell of the card: {name}")
 
 
 def publish(root: Path) -> list[Path]:
@@ -83,7 +109,8 @@ def update(page: str, folder: Path, up: str) -> str:
     load = cache(lambda name: results.read(folder / f"{name}.json"))
     peers = results.read_peers(folder)
     sections: dict[str, Callable[[], list[str]]] = {
-        "family": lambda: tables.family(load, up),
+        "card": lambda: tables.family(load, ["card"], up),
+        "family": lambda: tables.family(load, tables.shown(load), up),
         "comparison": lambda: tables.comparison(load),
         "peers": lambda: tables.peers(load, peers, up),
         "recipes": tables.recipes,
@@ -102,7 +129,7 @@ def update(page: str, folder: Path, up: str) -> str:
 
 def pictures(load: Callable[[str], list[Result]], up: str) -> list[str]:
     """Return links to the pictures that there are."""
-    names = [recipe for recipe in FILLED if load(recipe)]
+    names = [recipe for recipe in RECIPES if results.finished(load(recipe))]
     if not names:
         return ["Nothing to draw yet: nothing has been measured."]
     alts = {recipe: f"Test accuracy over epochs by the recipe {recipe}" for recipe in names}
@@ -112,26 +139,28 @@ def pictures(load: Callable[[str], list[Result]], up: str) -> list[str]:
 
 def drawings(folder: Path) -> dict[Path, Callable[[Path], None]]:
     """Return how to draw the pictures for which there are results."""
-    files = {name: results.read(folder / f"{name}.json") for name in (*FILLED, REHEARSAL)}
+    files = {name: results.finished(results.read(folder / f"{name}.json")) for name in (*RECIPES, REHEARSAL)}
     draw: dict[Path, Callable[[Path], None]] = {
         folder / f"{name}.png": partial(plot_learning, curves(results.by_label(runs)))
         for name, runs in files.items()
         if runs
     }
-    if recipes := {recipe: files[recipe] for recipe in FILLED if files[recipe]}:
+    if recipes := {recipe: files[recipe] for recipe in RECIPES if files[recipe]}:
         panels = times(recipes, results.read_peers(folder))
         draw[folder / "accuracy_over_time.png"] = partial(plot_accuracy_over_time, panels)
     return draw
 
 
 def curves(groups: dict[str, list[Result]]) -> dict[str, dict[str, list[list[tuple[float, float]]]]]:
-    """Return by data set, and by network and recipe, the test accuracy over epochs of each seed."""
+    """Return by data set, and by network and recipe, the test accuracy of each seed over the epochs that all have."""
     panels = {}
     for name, group in groups.items():
-        for dataset, depth in sorted({(result["dataset"], result["depth"]) for result in group}):
+        for dataset, depth in sorted({(run["dataset"], run["depth"]) for run in results.finished(group)}):
             line = f"ResNet{depth}" + f", {name.partition(' with ')[0]}" * (len(groups) > 1)
-            rows = [result["epochs"]["test"] for result in select(group, dataset, depth)]
-            points = [list(zip(row["epoch"], row["accuracy"], strict=True)) for row in rows]
+            rows = [run["epochs"]["test"] for run in select(group, dataset, depth)]
+            seeds = [dict(zip(row["epoch"], row["accuracy"], strict=True)) for row in rows]
+            common = sorted(set.intersection(*map(set, seeds)))
+            points = [[(epoch, seed[epoch]) for epoch in common] for seed in seeds]
             panels.setdefault(TITLES.get(dataset, dataset), {})[line] = points
     return panels
 
@@ -158,8 +187,8 @@ def times(files: dict[str, list[Result]], others: list[dict[str, Any]]) -> dict[
 
 def define_flags(_: list[str]) -> None:
     """Define the flags of the command line."""
-    flags.DEFINE_string("workdir", "runs", "Folder with the folders of the runs.")
-    flags.DEFINE_string("output", "", "File for all runs of the workdir, by whatever config.")
+    flags.DEFINE_string("workdir", WORKDIR, "Folder with the folders of the runs.")
+    flags.DEFINE_string("output", "", "File (.json) for all runs of the workdir, by whatever config.")
 
 
 if __name__ == "__main__":

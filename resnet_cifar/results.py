@@ -34,16 +34,48 @@ class Difference(NamedTuple):
 
 
 def collect(folder: Path) -> tuple[list[Result], list[Path]]:
-    """Return the results of the finished runs anywhere below a folder, and the folders of those not finished."""
-    results, unfinished = [], []
-    for path in sorted(folder.rglob("config.json")):
-        try:
-            results.append(shorten(json.loads((path.parent / "summary.json").read_text())))
-        except FileNotFoundError:
-            unfinished.append(path.parent)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path.parent / 'summary.json'} can't be read ({error!r}): move that run away") from error
+    """Return the results of all runs below a folder, and the folders of those that have none yet.
+
+    Raises:
+      UserError: a result can't be read, or two runs were made by the same config.
+    """
+    results, unfinished, places = [], [], {}
+    for place in sorted({path.parent for name in ("config.json", "summary.json") for path in folder.rglob(name)}):
+        result = read_run(place)
+        if result is None:
+            unfinished.append(place)
+            continue
+        same = places.setdefault((label(result), cell(result)), place)
+        if same != place:
+            raise UserError(f"{same} and {place} are runs of the same config: move one away, not by its result")
+        results.append(result)
     return results, unfinished
+
+
+def read_run(folder: Path) -> Result | None:
+    """Return the result of a run, which may be that it diverged; None if it has none yet."""
+    if summary := read_summary(folder):
+        return shorten(summary)
+    try:
+        config = LATER | json.loads((folder / "config.json").read_text())
+        reason = (folder / "diverged.txt").read_text().strip()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{folder} can't be read ({error!r}): move that run away") from error
+    return {**{name: config[name] for name in CELL}, "diverged": reason, "config": without_cell(config)}
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """Return the `summary.json` of a finished run, None if there is none; UserError if it is damaged."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+        shorten(summary)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder / 'summary.json'} can't be read ({error!r}): move that run away") from error
+    return summary
 
 
 def shorten(summary: dict[str, Any]) -> Result:
@@ -57,9 +89,22 @@ def shorten(summary: dict[str, Any]) -> Result:
         "images_per_second", "parameters", "steps", "date", "device", "XLA_FLAGS", "versions",
     )  # fmt: skip
     config = LATER | summary["config"]
-    return {**{name: config[name] for name in CELL}, **{name: summary[name] for name in names}, "epochs": epochs} | {
-        "config": {name: value for name, value in config.items() if name not in ("data_dir", *CELL)}
+    return {
+        **{name: config[name] for name in CELL},
+        **{name: summary[name] for name in names},
+        "epochs": epochs,
+        "config": without_cell(config),
     }
+
+
+def without_cell(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a config is no matter of the cell, nor of the machine."""
+    return {name: value for name, value in config.items() if name not in ("data_dir", *CELL)}
+
+
+def cell(result: Result) -> tuple:
+    """Return data set, depth and seed."""
+    return tuple(result[name] for name in CELL)
 
 
 def differences(result: Result, recipe: str) -> dict[str, Any]:
@@ -74,7 +119,7 @@ def differences(result: Result, recipe: str) -> dict[str, Any]:
 
 
 def label(result: Result) -> str:
-    """Name what a run was made by: a recipe, and what was set otherwise."""
+    """Name what a run was made by: the recipe that is nearest, and what was set otherwise."""
     others = {recipe: differences(result, recipe) for recipe in RECIPES}
     recipe = min(others, key=lambda recipe: len(others[recipe]))
     fields = ", ".join(f"{name}={show(value)}" for name, value in others[recipe].items())
@@ -87,29 +132,42 @@ def show(value: Any) -> str:
 
 
 def by_label(results: list[Result]) -> dict[str, list[Result]]:
-    """Gather results by what they were made by; UserError if two of them fill the same cell."""
-    groups: dict[str, dict[tuple, Result]] = {}
+    """Gather results by what they were made by, each group in the order of its cells."""
+    groups: dict[str, list[Result]] = {}
+    for result in sorted(results, key=cell):
+        groups.setdefault(label(result), []).append(result)
+    return dict(sorted(groups.items()))
+
+
+def add(path: Path, results: list[Result]) -> None:
+    """Add results to a file; UserError if it has another one for a cell: two runs are not chosen from."""
+    cells = {cell(result): result for result in read(path)}
     for result in results:
-        cells = groups.setdefault(label(result), {})
-        cell = tuple(result[name] for name in CELL)
-        if cell in cells and cells[cell] != result:
+        if cells.setdefault(cell(result), result) != result:
+            dataset, depth, seed = cell(result)
             raise UserError(
-                f"two runs of ResNet{result['depth']} on {result['dataset']} with seed {result['seed']} and the recipe "
-                f"{label(result)}: move one away, and don't choose it by its result"
+                f"{path} has another run of ResNet{depth} on {dataset} with seed {seed}: keep one of them, not by its "
+                "result, and remove that line from the file or move the run away"
             )
-        cells[cell] = result
-    return {name: [cells[cell] for cell in sorted(cells)] for name, cells in sorted(groups.items())}
-
-
-def merge(old: list[Result], new: list[Result]) -> list[Result]:
-    """Return results with those that fill the same cells replaced by new ones."""
-    cells = {tuple(result[name] for name in CELL): result for result in [*old, *new]}
-    return [cells[cell] for cell in sorted(cells)]
+    write(path, [cells[key] for key in sorted(cells)])
 
 
 def read(path: Path) -> list[Result]:
-    """Return the results of a file, none if it is not there."""
-    return json.loads(path.read_text())["runs"] if path.exists() else []
+    """Return the results of a file, none if it is not there; UserError if it is damaged."""
+    return read_file(path, "runs")
+
+
+def read_peers(folder: Path) -> list[dict[str, Any]]:
+    """Return what others report, from the `peers.json` of a folder."""
+    return read_file(folder / "peers.json", "peers")
+
+
+def read_file(path: Path, key: str) -> list[dict[str, Any]]:
+    """Return a list from a JSON file."""
+    try:
+        return json.loads(path.read_text())[key] if path.exists() else []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error!r}): restore it, for instance by git") from error
 
 
 def write(path: Path, results: list[Result]) -> None:
@@ -119,15 +177,14 @@ def write(path: Path, results: list[Result]) -> None:
     write_atomically(path, f'{{"runs": [\n{lines}\n]}}\n')
 
 
-def read_peers(folder: Path) -> list[dict[str, Any]]:
-    """Return what others report, from the `peers.json` of a folder."""
-    path = folder / "peers.json"
-    return json.loads(path.read_text())["peers"] if path.exists() else []
-
-
 def select(results: list[Result], dataset: str, depth: int) -> list[Result]:
-    """Return the results of one network on one data set."""
-    return [result for result in results if (result["dataset"], result["depth"]) == (dataset, depth)]
+    """Return the finished runs of one network on one data set."""
+    return [result for result in finished(results) if (result["dataset"], result["depth"]) == (dataset, depth)]
+
+
+def finished(results: list[Result]) -> list[Result]:
+    """Return the results without those that are a divergence."""
+    return [result for result in results if "diverged" not in result]
 
 
 def spread(values: list[float]) -> Spread:

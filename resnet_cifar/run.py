@@ -13,7 +13,7 @@ import numpy as np
 from resnet_cifar.config import Config
 from resnet_cifar.data import Images
 from resnet_cifar.epochs import eval_indices
-from resnet_cifar.errors import UserError
+from resnet_cifar.errors import Diverged
 from resnet_cifar.plan import load_splits
 from resnet_cifar.programs import Programs
 from resnet_cifar.steps import TrainState
@@ -110,7 +110,7 @@ class Run:
           The next state, which may be still on its way, and its step.
 
         Raises:
-          UserError: the loss or the gradient of an earlier dispatch is not finite.
+          Diverged: the loss or the gradient of an earlier dispatch is not finite.
         """
         size = self.config.batch_size
         epoch, done = divmod(step, self.plan.steps_per_epoch)
@@ -206,7 +206,7 @@ class Run:
           stop: polled between dispatches.
 
         Raises:
-          UserError: from the call that would call `finish`: the loss is not finite.
+          Diverged: from the call that would call `finish`: the loss is not finite.
         """
         n, sums = len(self.images[split].labels), {}
 
@@ -216,7 +216,7 @@ class Run:
             if sums["steps"] == steps:
                 row = mean_metrics(sums, expected=n)
                 if not math.isfinite(row["loss"]):
-                    raise UserError(f"the loss of the {split} split is {row['loss']}: {AFTER_DIVERGENCE}")
+                    raise Diverged(f"the loss of the {split} split is {row['loss']}: {AFTER_DIVERGENCE}")
                 finish(row | {"eval_seconds": sums["seconds"]})
 
         rows = eval_indices(n, self.config.batch_size)
@@ -238,7 +238,7 @@ class Run:
         for i in np.flatnonzero(~np.isfinite(metrics["loss_sum"] + norms))[:1]:
             before = norms[i - 1] if i else self._last_norm
             after = "" if math.isnan(before) else f", after {before:.4g} in the step before"
-            raise UserError(
+            raise Diverged(
                 f"step {step + i + 1:,} (epoch {(step + i + 1) / self.plan.steps_per_epoch:.2f}), at learning rate "
                 f"{self.learning_rate(step + i):.4g}, has the loss {metrics['loss_sum'][i] / metrics['count'][i]:.4g} "
                 f"and a gradient of norm {norms[i]:.4g}{after}: {AFTER_DIVERGENCE}"

@@ -10,16 +10,21 @@ nothing is left. What a run would print is in `log.txt` in its folder. Any field
 alike.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Until Stop listens: some imports below would swallow a Ctrl-C.
+
 import contextlib
 import dataclasses
 import datetime
 import itertools
-import json
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -28,9 +33,10 @@ from resnet_cifar.config import Config, make_config, validate
 from resnet_cifar.errors import UserError
 from resnet_cifar.plan import load_splits, make_plan
 from resnet_cifar.programs import Programs, keep_programs
+from resnet_cifar.results import read_summary
 from resnet_cifar.stop import Stop, Stopped, Unbreakable
 from resnet_cifar.train import train_and_evaluate
-from resnet_cifar.workdir import check_config, run_name
+from resnet_cifar.workdir import check_config, check_same, check_writable, run_name
 
 FIRST_SEEDS = 3  # Of every network, before the other seeds: enough for a standard deviation.
 
@@ -67,23 +73,37 @@ def make_cells(
 
 
 def take_share(cells: list[Cell], shard: str) -> list[Cell]:
-    """Return every eighth cell for a shard such as "2/8", beginning with the second; UserError if it is none."""
+    """Return every eighth network with its seeds for a shard such as "2/8", beginning with the second.
+
+    Seeds stay together, as they share what is compiled; UserError if the shard is none.
+    """
     try:
         index, count = (int(part) for part in shard.split("/"))
     except ValueError:
         index, count = 0, 0
     if not 1 <= index <= count:
         raise UserError(f"--shard={shard} must be like 2/8, the second of eight: from 1/8 to 8/8")
-    return cells[index - 1 :: count]
+    groups = itertools.groupby(cells, lambda cell: (cell.recipe, cell.config.dataset, cell.config.depth))
+    shares = [list(group) for _, group in groups][index - 1 :: count]
+    return list(itertools.chain.from_iterable(shares))
 
 
 def finished(cell: Cell) -> dict[str, Any]:
-    """Return the summary of a finished run; empty if it is not."""
-    try:
-        summary = json.loads((cell.folder / "summary.json").read_text())
-        return summary if summary["config"]["num_epochs"] == cell.config.num_epochs else {}
-    except (OSError, ValueError, KeyError, TypeError):
+    """Return the summary of a finished run, empty if it is not; UserError if another one is in its folder."""
+    summary = read_summary(cell.folder)
+    if summary is None:
         return {}
+    check_same(cell.folder, summary["config"], cell.config)
+    return summary if summary["config"]["num_epochs"] == cell.config.num_epochs else {}
+
+
+def check(cells: list[Cell]) -> None:
+    """Raise a UserError for what would go wrong with any of the cells, before anything has begun."""
+    for cell in cells:
+        validate(cell.config)
+        make_plan(cell.config)
+        check_config(cell.folder, cell.config)
+        finished(cell)
 
 
 def sweep(cells: list[Cell], stop: Stop) -> None:
@@ -93,14 +113,14 @@ def sweep(cells: list[Cell], stop: Stop) -> None:
       UserError: nothing can begin, or in the end some runs have failed; the others went on.
       Stopped: the sweep was asked to stop; the run under way has saved.
     """
-    for cell in cells:
-        validate(cell.config)
-        make_plan(cell.config)
-        check_config(cell.folder, cell.config)
+    check(cells)
     print(status(cells), flush=True)
     left = [cell for cell in cells if not finished(cell)]
+    left.sort(key=lambda cell: (cell.folder / "diverged.txt").exists())  # They would diverge again: the others first.
     for config in {cell.config.dataset: cell.config for cell in left}.values():
         load_splits(config)  # Without the data nothing is to begin.
+    for folder in {cell.folder.parent for cell in left}:
+        check_writable(folder)
     kept: list[Programs] = []
     failed = []
     for number, cell in enumerate(left, 1):
@@ -108,9 +128,9 @@ def sweep(cells: list[Cell], stop: Stop) -> None:
         print(f"{name}: begins, {number} of {len(left)}; see {cell.folder / 'log.txt'}", flush=True)
         try:
             train(cell, kept, stop)
-        except UserError as error:
+        except (UserError, jax.errors.JaxRuntimeError) as error:  # The latter when the device's memory is too small.
             failed.append(name)
-            print(f"{name}: failed: {error}", flush=True)
+            print(f"{name}: failed: {str(error).splitlines()[0]}", flush=True)
             continue
         finally:
             stop.release()
@@ -120,7 +140,7 @@ def sweep(cells: list[Cell], stop: Stop) -> None:
             f"{name}: {accuracy:.2%} after {seconds:,.0f} s of training; {time_left(cells, left[number:])}", flush=True
         )
         if stop.signal:
-            raise Stopped(f"{len(left) - number} runs are left: the same command goes on from there")
+            raise Stopped("stopped between two runs: the same command goes on from there")
     if failed:
         raise UserError(f"{len(failed)} of {len(left)} runs failed: {', '.join(failed)}")
 
@@ -141,7 +161,7 @@ def train(cell: Cell, kept: list[Programs], stop: Stop) -> None:
 
 def status(cells: list[Cell]) -> str:
     """Return a table of how many runs of each network have finished, and what is left."""
-    depths = list(dict.fromkeys(cell.config.depth for cell in cells))
+    depths = sorted({cell.config.depth for cell in cells})
     lines = [f"{'finished':<20}" + "".join(f"{f'ResNet{depth}':>11}" for depth in depths)]
     for recipe, dataset in dict.fromkeys((cell.recipe, cell.config.dataset) for cell in cells):
         own = [cell for cell in cells if (cell.recipe, cell.config.dataset) == (recipe, dataset)]
@@ -167,11 +187,18 @@ def cost(config: Config) -> float:
     return make_plan(config).num_steps * config.batch_size * (config.depth - 1)
 
 
+def each_once(flag: str, values: list[str]) -> list[str]:
+    """Return the values of a flag; UserError if there is none, or one twice."""
+    if not all(values) or len(set(values)) < max(len(values), 1):
+        raise UserError(f"--{flag}={','.join(values)} must be names or numbers with commas between them, each once")
+    return values
+
+
 def numbers(flag: str, values: list[str]) -> list[int]:
     """Return the numbers of a flag; UserError if one is none, or there twice."""
-    if not values or not all(value.isdecimal() for value in values) or len(set(values)) < len(values):
-        raise UserError(f"--{flag}={','.join(values)} must be numbers, each once, like 20,56")
-    return [int(value) for value in values]
+    if not all(value.isdecimal() for value in values):
+        raise UserError(f"--{flag}={','.join(values)} must be numbers with commas between them, like 20,56")
+    return [int(value) for value in each_once(flag, [str(int(value)) for value in values])]
 
 
 def main(_: list[str]) -> None:
@@ -182,17 +209,20 @@ def main(_: list[str]) -> None:
         for field in ("depth", "dataset", "seed"):
             if field in overrides:
                 raise UserError(f"--config.{field} would be the same for all runs: use --{field}s")
+        if not values.workdir:
+            raise UserError("--workdir= must be a folder, such as runs")
         cells = make_cells(
             Path(values.workdir).expanduser(),
             {name: getattr(values.config, name) for name in overrides},
-            recipes=values.recipes,
-            datasets=values.datasets,
+            recipes=each_once("recipes", values.recipes),
+            datasets=each_once("datasets", values.datasets),
             depths=numbers("depths", values.depths),
             seeds=numbers("seeds", values.seeds),
         )
         cells = take_share(cells, values.shard)
         keep_programs()
         if values.dry_run:
+            check(cells)
             print(status(cells))
         else:
             sweep(cells, STOP)
@@ -204,7 +234,9 @@ def define_flags(argv: list[str]) -> None:
     flags.DEFINE_list("recipes", ["card", "strong", "fast"], "Recipes, the most wanted first.")
     flags.DEFINE_list("datasets", ["cifar10", "cifar100"], "Data sets, the most wanted first.")
     flags.DEFINE_list("depths", ["56", "20", "110", "32", "44"], "Depths of the networks, the most wanted first.")
-    flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Seeds; the first three of everything come first.")
+    flags.DEFINE_list(
+        "seeds", ["0", "1", "2", "3", "4"], "Seeds; by each recipe, the first three of every network come first."
+    )
     flags.DEFINE_string("workdir", "runs", "Folder for the folders of the runs.")
     flags.DEFINE_string("shard", "1/1", "The share of this process, by index: 2/8 is the second of eight.")
     flags.DEFINE_bool("dry_run", False, "Print what has finished and what is left, and stop.")

@@ -8,14 +8,14 @@ import jax
 from resnet_cifar import describe
 from resnet_cifar.checkpoint import Checkpoints
 from resnet_cifar.config import Config, validate
-from resnet_cifar.errors import UserError
+from resnet_cifar.errors import Diverged, UserError
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.programs import Programs
 from resnet_cifar.run import Metrics, Run, Sums, add
 from resnet_cifar.runlog import RunLog
 from resnet_cifar.steps import TrainState
 from resnet_cifar.stop import Stop, Stopped
-from resnet_cifar.workdir import check_workdir, claimed, write_config
+from resnet_cifar.workdir import check_workdir, claimed, write_atomically, write_config
 
 
 def train_and_evaluate(
@@ -43,7 +43,11 @@ def train_and_evaluate(
     run = Run(config, programs=programs)
     print("\n".join([*describe.header(run), f"workdir    {folder}"]), flush=True)
     with claimed(folder, config):
-        return _train(run, folder, stop)
+        try:
+            return _train(run, folder, stop)
+        except Diverged as error:
+            write_atomically(folder / "diverged.txt", f"{error}\n")
+            raise
 
 
 def _train(run: Run, folder: Path, stop: Stop) -> TrainState:
@@ -59,6 +63,7 @@ def _train(run: Run, folder: Path, stop: Stop) -> TrainState:
         run.compile(state, step)
         write_config(folder, run.config)
         (folder / "summary.json").unlink(missing_ok=True)  # Of a run that is being prolonged.
+        (folder / "diverged.txt").unlink(missing_ok=True)  # Of a start before.
         lengths = {"num_steps": plan.num_steps, "steps_per_epoch": plan.steps_per_epoch}
         with RunLog(folder, step=step, batch_size=run.config.batch_size, **lengths) as log:
             if step >= plan.steps_per_epoch and not log.row(step - step % plan.steps_per_epoch, "train"):

@@ -23,13 +23,18 @@ def check_workdir(workdir: str | Path, config: Config) -> Path:
     """Return the folder of a run, absolute; UserError if it is not for this one, or in use. Writes nothing."""
     folder = Path(workdir).expanduser().absolute()
     check_config(folder, config)
-    parent = next(path for path in (folder, *folder.parents) if path.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-        raise UserError(f"the workdir {folder} can't be written: {parent} is not a folder that you may write to")
+    check_writable(folder)
     if (folder / "lock").exists():
         with lock(folder):
             pass
     return folder
+
+
+def check_writable(folder: Path) -> None:
+    """Raise a UserError if a folder is not there and can't be made, or is there and can't be written to."""
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise UserError(f"the workdir {folder} can't be written: {parent} is not a folder that you may write to")
 
 
 def check_config(folder: Path, config: Config) -> None:
@@ -42,7 +47,13 @@ def check_config(folder: Path, config: Config) -> None:
         raise UserError(f"the workdir {folder} holds a config.json that is not a config: choose another workdir")
     if saved is None and ((folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()):
         raise UserError(f"the workdir {folder} holds files of a run without its config.json: choose another workdir")
-    if saved is not None and (problem := differences(saved, json.loads(json.dumps(dataclasses.asdict(config))))):
+    if saved is not None:
+        check_same(folder, saved, config)
+
+
+def check_same(folder: Path, saved: dict[str, Any], config: Config) -> None:
+    """Raise a UserError if the saved config of a folder is another one."""
+    if problem := differences(saved, json.loads(json.dumps(dataclasses.asdict(config)))):
         raise UserError(
             f"the workdir {folder} holds a run with another config ({problem}): give this one another --workdir"
         )

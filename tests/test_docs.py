@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.page import update
+from resnet_cifar import results
+from resnet_cifar.config import RECIPES
 from resnet_cifar.report import PAGES
 from resnet_cifar.report import update as report_update
+from resnet_cifar.tables import DEPTHS, TITLES
 
 ROOT = Path(__file__).parents[1]
 
@@ -64,6 +67,17 @@ def test_the_tables_of_the_card_are_those_of_the_results(name):
     assert report_update(page, ROOT / "results", up) == page
     marked = set(re.findall(r"<!-- (\w+): begin -->", page))
     assert marked and marked <= set(re.findall(r"<!-- (\w+): end -->", page))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_card_holds_only_runs_of_its_recipes(recipe):
+    for run in results.read(ROOT / "results" / f"{recipe}.json"):
+        assert results.label(run) == recipe and run["depth"] in DEPTHS and run["dataset"] in TITLES
+
+
+def test_the_rehearsal_is_no_row_of_the_card():
+    runs = results.read(ROOT / "results" / "sweep_cpu.json")
+    assert len(runs) == 12 and not {results.label(run) for run in runs} & set(RECIPES)
 
 
 def test_the_commands_of_the_documentation_are_those_of_the_results():

@@ -3,14 +3,22 @@
 import dataclasses
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from resnet_cifar import results, tables
 from resnet_cifar.config import make_config
 from resnet_cifar.errors import UserError
-from resnet_cifar.report import keep_recipes, publish, update
+from resnet_cifar.plots import plot_learning
+from resnet_cifar.report import curves, keep_recipes, publish, update
+
+ROOT = Path(__file__).parents[1]
 
 
 def summary(recipe="card", accuracy=0.9, **fields):
@@ -70,10 +78,8 @@ def test_a_run_is_named_by_its_recipe_and_what_was_set_otherwise():
 def test_two_runs_of_the_same_cell_are_not_chosen_from(tmp_path):
     leave(tmp_path / "a", accuracy=0.90)
     leave(tmp_path / "b", accuracy=0.95)
-    with pytest.raises(
-        UserError, match=r"two runs of ResNet56 on cifar10 with seed 0 .* don't choose it by its result"
-    ):
-        results.by_label(results.collect(tmp_path)[0])
+    with pytest.raises(UserError, match=r"a and .*b are runs of the same config: move one away, not by its result"):
+        results.collect(tmp_path)
 
 
 def test_only_finished_runs_are_collected(tmp_path):
@@ -82,19 +88,53 @@ def test_only_finished_runs_are_collected(tmp_path):
     (tmp_path / "cut off" / "summary.json").unlink()
     found, unfinished = results.collect(tmp_path)
     assert [run["seed"] for run in found] == [0] and unfinished == [tmp_path / "cut off"]
-    (tmp_path / "deep" / "done" / "summary.json").write_text("{}")
+
+
+@pytest.mark.parametrize("content", ["", "garbage", "[]", "{}", '{"config": {"num_epochs": 160}}'])
+def test_a_damaged_summary_is_named(tmp_path, content):
+    (tmp_path / "summary.json").write_text(content)
     with pytest.raises(UserError, match=r"summary.json can't be read .*move that run away"):
         results.collect(tmp_path)
+
+
+def test_a_run_that_diverged_is_counted_beside_the_others(tmp_path):
+    leave(tmp_path / "a", accuracy=0.90)
+    leave(tmp_path / "b", seed=1)
+    (tmp_path / "b" / "summary.json").unlink()
+    (tmp_path / "b" / "diverged.txt").write_text("step 3 has the loss nan\n")
+    found, unfinished = results.collect(tmp_path)
+    assert found[1]["diverged"] == "step 3 has the loss nan" and not unfinished
+    assert tables.accuracy(found, "cifar10", 56) == "90.00 (1; 1 diverged)"
+    assert tables.accuracy(found[1:], "cifar10", 56) == "all 1 diverged"
+    assert tables.accuracy(found, "cifar10", 20) == "not measured yet"
+    assert tables.summary(results.by_label(found))[-1] == "| card | cifar10 | ResNet56 | 90.00 (1; 1 diverged) | 60 |"
 
 
 def test_the_card_takes_only_what_its_recipe_made_and_keeps_what_it_had(tmp_path, capsys):
     keep_recipes({"card": [result(seed=0), result(seed=1)]}, tmp_path)
     quick = result("card", num_epochs=2, warmup_epochs=1, decay_epochs=())
-    keep_recipes(results.by_label([result(seed=1, accuracy=0.8), result(seed=2), quick]), tmp_path)
-    kept = results.read(tmp_path / "card.json")
-    assert [(run["seed"], run["test_accuracy"]) for run in kept] == [(0, 0.9), (1, 0.8), (2, 0.9)]
+    small, elsewhere = result("card", depth=8), result("card", dataset="synthetic")
+    keep_recipes(results.by_label([result(seed=1), result(seed=2), quick, small, elsewhere]), tmp_path)
+    assert [results.cell(run) for run in results.read(tmp_path / "card.json")] == [
+        ("cifar10", 56, seed) for seed in range(3)
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["card.json"]
-    assert "by no recipe, and so in no file: card with num_epochs=2" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert (
+        "1 runs fill no cell of the card: card with num_epochs=2" in out
+        and "2 runs fill no cell of the card: card\n" in out
+    )
+
+
+def test_nothing_in_the_card_is_replaced_or_dropped_silently(tmp_path):
+    keep_recipes({"card": [result(accuracy=0.93)]}, tmp_path)
+    before = (tmp_path / "card.json").read_text()
+    with pytest.raises(UserError, match=r"card.json has another run of ResNet56 on cifar10 with seed 0: keep one"):
+        keep_recipes({"card": [result(accuracy=0.9999)]}, tmp_path)
+    assert (tmp_path / "card.json").read_text() == before
+    (tmp_path / "card.json").write_text(before.replace('"learning_rate": 1.2', '"learning_rate": 3.3'))
+    with pytest.raises(UserError, match="not made by the recipe card as it is now"):
+        keep_recipes({"card": [result(seed=1)]}, tmp_path)
 
 
 PAGE = """# Title
@@ -104,15 +144,17 @@ old
 between
 <!-- pictures: begin -->
 <!-- pictures: end -->
+<!-- comparison: begin -->
+<!-- comparison: end -->
 end
 """
 
 
 def test_a_table_says_what_is_not_measured_yet(tmp_path):
     rows = update(PAGE, tmp_path, "").splitlines()
-    assert "| parameters | 269,722 | 464,154 | 658,586 | 853,018 | 1,727,962 |" in rows
+    assert "| parameters, with 10 classes | 269,722 | 464,154 | 658,586 | 853,018 | 1,727,962 |" in rows
     assert f"| CIFAR-10 accuracy (%), `card` |{' not measured yet |' * 5}" in rows
-    assert f"| training time on one GPU, `fast` |{' not measured yet |' * 5}" in rows
+    assert f"| training on one GPU, `fast` |{' not measured yet |' * 5}" in rows
     assert "Nothing to draw yet: nothing has been measured." in rows
     assert "old" not in rows and {"# Title", "between", "end"} <= set(rows)
 
@@ -120,17 +162,25 @@ def test_a_table_says_what_is_not_measured_yet(tmp_path):
 def test_a_report_fills_pages_and_draws_and_twice_changes_nothing(tmp_path):
     folder = tmp_path / "results"
     runs = [result("card", 0.93 + 0.002 * seed, seed=seed) for seed in (0, 1)] + [result("card", 0.915, depth=20)]
-    keep_recipes({"card": runs, "strong": [result("strong", 0.94, seed=seed) for seed in (0, 1)]}, folder)
+    strong = [result("strong", 0.94 + 0.002 * seed, seed=seed) for seed in (0, 1)]
+    keep_recipes({"card": runs, "strong": strong, "fast": [result("fast", eval_every_epochs=0)]}, folder)
     peer = {"dataset": "cifar10", "name": "them", "device": "old GPU", "minutes": {"56": 35}, "accuracy": {"56": 93.1}}
     (folder / "peers.json").write_text(json.dumps({"peers": [peer]}))
     (tmp_path / "README.md").write_text(PAGE)
     written = publish(tmp_path)
-    assert {path.name for path in written} == {"card.png", "strong.png", "accuracy_over_time.png", "README.md"}
+    assert {path.name for path in written} == {
+        "card.png", "strong.png", "fast.png", "accuracy_over_time.png", "README.md",
+    }  # fmt: skip
     page = (tmp_path / "README.md").read_text()
     assert (
         "| CIFAR-10 accuracy (%), `card` | 91.50 (1) | not measured yet | not measured yet | 93.10 ± 0.14 (2) |" in page
     )
-    assert "60.0 s; 131,072 images/s; 0.38 s an epoch" in page and "training time on Some GPU, `card`" in page
+    assert "| training on Some GPU, `card` | 60.0 s; 131,072 images/s; 0.38 s an epoch |" in page
+    assert "60.0 s; 131,072 images/s; 1.50 s an epoch |" in page  # Of 40 epochs.
+    assert (
+        "| CIFAR-10, `strong` over `card` | not measured yet | not measured yet | not measured yet | +1.00 ± 0.00 (2) |"
+        in page
+    )
     assert "[card.json](results/card.json): 3 runs, Some GPU, jax 0.11.2, 2026-11-23." in page
     assert "](results/accuracy_over_time.png)" in page
     assert publish(tmp_path) == []
@@ -143,7 +193,7 @@ def test_a_summary_says_once_what_all_have_alike():
     ])  # fmt: skip
     assert tables.summary(groups) == [
         "All with num_epochs=6.", "",
-        "| made by | data | network | test accuracy (%), seeds | seconds of training |",
+        "| nearest recipe | data | network | test accuracy (%), seeds | seconds of training |",
         "| --- | --- | --- | --- | --- |",
         "| card | cifar10 | ResNet56 | 40.50 ± 0.71 (2) | 60 |",
         "| strong | cifar10 | ResNet56 | 50.50 ± 0.71 (2) | 60 |", "",
@@ -151,3 +201,57 @@ def test_a_summary_says_once_what_all_have_alike():
         "| --- | --- | --- | --- |",
         "| strong over card | cifar10 | ResNet56 | +10.00 ± 0.00 (2) |",
     ]  # fmt: skip
+
+
+def test_a_page_without_its_markers_is_left_as_it_is(tmp_path):
+    with pytest.raises(UserError, match=r"a page lacks the line .* or <!-- family: end --> after it"):
+        update(PAGE.replace("<!-- family: end -->", ""), tmp_path, "")
+
+
+def test_curves_are_those_of_the_epochs_that_all_seeds_have():
+    one, other = result(seed=0), result(seed=1, accuracy=0.8)
+    other["epochs"]["test"] = {"epoch": [2], "accuracy": [0.8]}
+    assert curves({"card": [one, other]}) == {"CIFAR-10": {"ResNet56": [[(2, 0.9)], [(2, 0.8)]]}}
+
+
+def test_a_band_is_one_sample_deviation(monkeypatch, tmp_path):
+    bands = []
+    monkeypatch.setattr(Axes, "fill_between", lambda self, x, low, high, **_: bands.append((low, high)))
+    plot_learning({"CIFAR-10": {"ResNet56": [[(1, 0.90)], [(1, 0.92)]]}}, tmp_path / "picture.png")
+    np.testing.assert_allclose(bands, [([91 - 2**0.5], [91 + 2**0.5])])
+
+
+def report(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "resnet_cifar.report", *arguments],
+        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_the_command_fills_the_page_and_says_what_it_did(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "README.md").write_text(PAGE)
+    for seed in (0, 1):
+        leave(tmp_path / "runs" / f"seed{seed}", accuracy=0.93 + 0.002 * seed, seed=seed)
+    first, second = report(tmp_path), report(tmp_path)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr
+    assert "| card | cifar10 | ResNet56 | 93.10 ± 0.14 (2) | 60 |" in first.stdout
+    assert "wrote README.md" in first.stdout and "wrote" not in second.stdout
+    assert "93.10 ± 0.14 (2)" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "there is no folder results/ here"),
+        (["--workdir=nowhere", "--output=x.json"], "there is no folder nowhere"),
+        (["--output=results/card.json"], "not be the file of a recipe"),
+        (["--output=picture.png"], "must end with .json"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(tmp_path, arguments, message):
+    failed = report(tmp_path, *arguments)
+    assert failed.returncode == 1 and message in failed.stderr
+    assert len(failed.stderr.strip().splitlines()) == 1 and failed.stderr.startswith("error: ")
+    assert not list(tmp_path.iterdir())

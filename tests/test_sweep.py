@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from resnet_cifar.config import Config, make_config
 from resnet_cifar.errors import UserError
 from resnet_cifar.runlog import read_rows
 from resnet_cifar.stop import Stop, Stopped
-from resnet_cifar.sweep import Cell, make_cells, numbers, sweep, take_share
+from resnet_cifar.sweep import Cell, each_once, make_cells, numbers, sweep, take_share, time_left
 from resnet_cifar.train import train_and_evaluate
 from resnet_cifar.workdir import lock
 
@@ -55,11 +57,15 @@ def test_the_most_valuable_runs_come_first():
     ]  # fmt: skip
 
 
-def test_shards_share_the_runs(tmp_path):
-    cells = make(Config(), tmp_path, seeds=range(10))
-    shares = [take_share(cells, f"{index}/3") for index in (1, 2, 3)]
-    assert sorted(cell.config.seed for share in shares for cell in share) == list(range(10))
-    assert [len(share) for share in shares] == [4, 3, 3]
+def test_shards_share_the_networks_with_their_seeds():
+    cells = make_cells(
+        Path("runs"), {}, recipes=["card"], datasets=["cifar10"], depths=[56, 20, 8], seeds=[0, 1, 2, 3, 4]
+    )
+    shares = [take_share(cells, f"{index}/2") for index in (1, 2)]
+    assert [[(cell.config.depth, cell.config.seed) for cell in share] for share in shares] == [
+        [(56, 0), (56, 1), (56, 2), (8, 0), (8, 1), (8, 2), (20, 3), (20, 4)],
+        [(20, 0), (20, 1), (20, 2), (56, 3), (56, 4), (8, 3), (8, 4)],
+    ]
 
 
 @pytest.mark.parametrize("shard", ["0/8", "9/8", "8", "a/b", "1/2/3", ""])
@@ -78,6 +84,7 @@ def test_a_sweep_compiles_once_and_trains_each_run_as_a_run_by_itself(short, tmp
     assert len(compiled) == 1
     assert re.search(r"card +synthetic +0 of 2\n2 runs left\nseed0: begins, 1 of 2", out)
     assert re.search(r"seed0: [\d.]+% after \d+ s of training; 1 run left, about 0:0", out)
+    assert re.search(r"seed1: [\d.]+% after \d+ s of training; 0 runs left\n", out)
     assert "epoch 2  step 8  test" in (tmp_path / "seed1" / "log.txt").read_text() and "epoch" not in out
     train_and_evaluate(cells[1].config, tmp_path / "alone")
     assert scores(tmp_path / "seed1") == scores(tmp_path / "alone") != scores(tmp_path / "seed0")
@@ -113,6 +120,19 @@ def test_a_sweep_that_is_cut_off_loses_nothing(short, tmp_path):
     assert scores(tmp_path / "seed0")[-1][:2] == (8, "test")
 
 
+def test_a_signal_as_a_run_ends_stops_the_sweep(short, tmp_path, monkeypatch):
+    original = sweep_module.train
+
+    def train_until_a_signal(cell, kept, stop):
+        original(cell, kept, stop)
+        stop.signal = signal.SIGTERM
+
+    monkeypatch.setattr(sweep_module, "train", train_until_a_signal)
+    with pytest.raises(Stopped, match="between two runs"):
+        sweep(cells := make(short, tmp_path), Stop())
+    assert [bool(sweep_module.finished(cell)) for cell in cells] == [True, False]
+
+
 def test_a_run_that_fails_does_not_stop_the_others(short, tmp_path, capsys):
     cells = make(short, tmp_path)
     cells[0].folder.mkdir()
@@ -120,6 +140,57 @@ def test_a_run_that_fails_does_not_stop_the_others(short, tmp_path, capsys):
         sweep(cells, Stop())
     assert "seed0: failed: the workdir" in capsys.readouterr().out
     assert json.loads((tmp_path / "seed1" / "summary.json").read_text())["config"]["seed"] == 1
+
+
+def test_a_run_that_diverged_is_tried_again_last(short, tmp_path, capsys):
+    cells = make(short, tmp_path)
+    wild = dataclasses.replace(short, warmup="constant", decay_factor=1e-13, learning_rate=1e12)
+    cells[0] = cells[0]._replace(config=wild)
+    for order in (["seed0", "seed1"], ["seed0"]):
+        with pytest.raises(UserError, match=f"1 of {len(order)} runs failed: seed0"):
+            sweep(cells, Stop())
+        assert re.findall(r"(seed\d): begins", capsys.readouterr().out) == order
+    assert "the run has diverged" in (tmp_path / "seed0" / "diverged.txt").read_text()
+    shutil.rmtree(tmp_path / "seed1")
+    with pytest.raises(UserError, match="1 of 2 runs failed: seed0"):
+        sweep(cells, Stop())
+    assert re.findall(r"(seed\d): begins", capsys.readouterr().out) == ["seed1", "seed0"]
+
+
+def test_what_is_left_is_estimated_by_what_it_costs(short, tmp_path, monkeypatch):
+    cells = make(short, tmp_path, seeds=(0, 1, 2))
+    cells[2] = cells[2]._replace(config=dataclasses.replace(short, depth=50, num_epochs=4))
+    done = {cells[0].folder: {"train_seconds": 100.0, "eval_seconds": 20.0}}
+    monkeypatch.setattr(sweep_module, "finished", lambda cell: done.get(cell.folder, {}))
+    assert time_left(cells, cells[1:]).startswith(
+        "2 runs left, about 0:30:00, "
+    )  # 120 s, and twice the steps of 7 times.
+    assert time_left(cells, []) == "0 runs left"
+
+
+def test_a_run_with_fewer_epochs_is_prolonged(short, tmp_path):
+    cells = make(short, tmp_path, seeds=(0,))
+    sweep(cells, Stop())
+    longer = [cells[0]._replace(config=dataclasses.replace(cells[0].config, num_epochs=3))]
+    assert sweep_module.finished(cells[0]) and not sweep_module.finished(longer[0])
+    with pytest.raises(UserError, match=r"num_epochs is 2 there and 1.5 here, and can only be raised"):
+        sweep([cells[0]._replace(config=dataclasses.replace(cells[0].config, num_epochs=1.5))], Stop())
+
+
+def test_a_damaged_summary_is_noticed_before_anything_begins(short, tmp_path):
+    cells = make(short, tmp_path)
+    cells[1].folder.mkdir()
+    (cells[1].folder / "summary.json").write_text("garbage")
+    with pytest.raises(UserError, match=r"seed1/summary.json can't be read .*move that run away"):
+        sweep(cells, Stop())
+    assert not cells[0].folder.exists()
+
+
+def test_a_workdir_that_can_not_be_written_is_noticed_before_anything_begins(short, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file is not a folder that you may write to"):
+        sweep(make(short, tmp_path / "file"), Stop())
+    assert "begins" not in capsys.readouterr().out
 
 
 def test_a_folder_of_another_run_is_noticed_before_anything_begins(short, tmp_path):
@@ -149,10 +220,16 @@ def test_a_config_that_makes_no_sense_is_noticed_before_anything_begins(fields, 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("values", [["twenty"], ["0", "0"], ["-1"], [""], []])
+@pytest.mark.parametrize("values", [["twenty"], ["0", "0"], ["7", "07"], ["-1"], [""], []])
 def test_numbers_are_numbers_each_once(values):
-    with pytest.raises(UserError, match=r"--seeds=.* must be numbers, each once"):
+    with pytest.raises(UserError, match=r"--seeds=.* must be "):
         numbers("seeds", values)
+
+
+@pytest.mark.parametrize("values", [["card", "card"], [], [""]])
+def test_names_are_there_each_once(values):
+    with pytest.raises(UserError, match=r"--recipes=.* each once"):
+        each_once("recipes", values)
 
 
 def run(*arguments):
@@ -165,14 +242,7 @@ def run(*arguments):
 def test_a_dry_run_shows_what_is_left(tmp_path):
     done = run("--dry_run", f"--workdir={tmp_path}", "--shard=1/2")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0].split() == [
-        "finished",
-        "ResNet56",
-        "ResNet20",
-        "ResNet110",
-        "ResNet32",
-        "ResNet44",
-    ]
+    assert done.stdout.split()[:6] == ["finished", "ResNet20", "ResNet32", "ResNet44", "ResNet56", "ResNet110"]
     assert done.stdout.endswith("\n75 runs left\n")
     assert not list(tmp_path.iterdir())
 
@@ -181,6 +251,7 @@ def test_a_dry_run_shows_what_is_left(tmp_path):
     ("arguments", "message"),
     [
         (["--recipes=crad"], "recipe='crad' is unknown: did you mean card"),
+        (["--depths=21", "--dry_run"], r"depth=21 is not 6n \+ 2 .* 20 and 26"),
         (["--config.seed=3"], "--config.seed would be the same for all runs: use --seeds"),
         (["--config.lerning_rate=3"], r"config.lerning_rate is unknown: did you mean learning_rate"),
         (["cifar10"], "unexpected argument 'cifar10'"),
@@ -193,3 +264,20 @@ def test_a_mistake_gets_one_sentence(arguments, message, tmp_path):
     assert "Traceback" not in failed.stderr
     lines = failed.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: "), failed.stderr
+
+
+def test_a_signal_stops_a_sweep_once_it_has_saved(tmp_path):
+    arguments = ["--recipes=card", "--datasets=synthetic", "--depths=8", "--seeds=0,1", f"--workdir={tmp_path}"]
+    arguments += ["--config.train_split=train[:200]", "--config.batch_size=20", "--config.num_epochs=1000"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "resnet_cifar.sweep", *arguments],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    rows = tmp_path / "resnet8-synthetic-seed0" / "metrics.jsonl"
+    while process.poll() is None and not (rows.exists() and rows.stat().st_size):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert re.search(r"saved at step \d+ of 10,000", err) and "seed1" not in out
+    assert list((tmp_path / "resnet8-synthetic-seed0" / "checkpoints").iterdir())
