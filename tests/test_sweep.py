@@ -4,18 +4,16 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from resnet_cifar import sweep as sweep_module
 from resnet_cifar.config import Config, make_config
-from resnet_cifar.errors import UserError
+from resnet_cifar.errors import Diverged, UserError
 from resnet_cifar.runlog import read_rows
 from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.sweep import Cell, each_once, make_cells, numbers, sweep, take_share, time_left
@@ -142,17 +140,15 @@ def test_a_run_that_fails_does_not_stop_the_others(short, tmp_path, capsys):
     assert json.loads((tmp_path / "seed1" / "summary.json").read_text())["config"]["seed"] == 1
 
 
-def test_a_run_that_diverged_is_tried_again_last(short, tmp_path, capsys):
+def test_a_run_that_diverged_is_tried_again_last(short, tmp_path, monkeypatch, capsys):
+    def diverge(cell, kept, stop):
+        raise Diverged("the run has diverged")
+
+    monkeypatch.setattr(sweep_module, "train", diverge)
     cells = make(short, tmp_path)
-    wild = dataclasses.replace(short, warmup="constant", decay_factor=1e-13, learning_rate=1e12)
-    cells[0] = cells[0]._replace(config=wild)
-    for order in (["seed0", "seed1"], ["seed0"]):
-        with pytest.raises(UserError, match=f"1 of {len(order)} runs failed: seed0"):
-            sweep(cells, Stop())
-        assert re.findall(r"(seed\d): begins", capsys.readouterr().out) == order
-    assert "the run has diverged" in (tmp_path / "seed0" / "diverged.txt").read_text()
-    shutil.rmtree(tmp_path / "seed1")
-    with pytest.raises(UserError, match="1 of 2 runs failed: seed0"):
+    cells[0].folder.mkdir()
+    (cells[0].folder / "diverged.txt").write_text("the run has diverged\n")
+    with pytest.raises(UserError, match="2 of 2 runs failed: seed1, seed0"):
         sweep(cells, Stop())
     assert re.findall(r"(seed\d): begins", capsys.readouterr().out) == ["seed1", "seed0"]
 
@@ -250,11 +246,9 @@ def test_a_dry_run_shows_what_is_left(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--recipes=crad"], "recipe='crad' is unknown: did you mean card"),
         (["--depths=21", "--dry_run"], r"depth=21 is not 6n \+ 2 .* 20 and 26"),
         (["--config.seed=3"], "--config.seed would be the same for all runs: use --seeds"),
         (["--config.lerning_rate=3"], r"config.lerning_rate is unknown: did you mean learning_rate"),
-        (["cifar10"], "unexpected argument 'cifar10'"),
     ],
 )
 def test_a_mistake_gets_one_sentence(arguments, message, tmp_path):
@@ -266,18 +260,16 @@ def test_a_mistake_gets_one_sentence(arguments, message, tmp_path):
     assert len(lines) == 1 and lines[0].startswith("error: "), failed.stderr
 
 
-def test_a_signal_stops_a_sweep_once_it_has_saved(tmp_path):
+def test_the_command_listens_to_signals(tmp_path):
+    """And what the loop makes of one that comes later is shown above."""
     arguments = ["--recipes=card", "--datasets=synthetic", "--depths=8", "--seeds=0,1", f"--workdir={tmp_path}"]
-    arguments += ["--config.train_split=train[:200]", "--config.batch_size=20", "--config.num_epochs=1000"]
     process = subprocess.Popen(
         [sys.executable, "-m", "resnet_cifar.sweep", *arguments],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
-    rows = tmp_path / "resnet8-synthetic-seed0" / "metrics.jsonl"
-    while process.poll() is None and not (rows.exists() and rows.stat().st_size):
-        time.sleep(0.1)
+    assert process.stdout
+    while "begins" not in process.stdout.readline():
+        assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
-    assert re.search(r"saved at step \d+ of 10,000", err) and "seed1" not in out
-    assert list((tmp_path / "resnet8-synthetic-seed0" / "checkpoints").iterdir())
+    assert (process.returncode, err) == (143, "stopped by SIGTERM: there was nothing to save\n") and not out

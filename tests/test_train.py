@@ -490,6 +490,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tiny, tmp_path)
     )
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
     assert not (tmp_path / "summary.json").exists()
+    assert (tmp_path / "diverged.txt").read_text() == f"{error.value}\n"
 
 
 def test_an_evaluation_that_is_not_finite_ends_the_run(tiny):

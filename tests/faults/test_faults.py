@@ -207,7 +207,7 @@ def test_a_run_stopped_by_signals_saves_and_goes_on_from_there(
     assert survived
 
 
-def test_a_signal_ends_a_compilation_at_once(chain, environment, moments, tmp_path, tally):
+def test_a_signal_ends_a_compilation_at_once(long, chain, environment, moments, tmp_path, tally):
     """With a net that takes XLA many seconds, and no cache of programs."""
     number = moments.choice([signal.SIGTERM, signal.SIGINT])
     fresh = environment | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs")}
