@@ -52,6 +52,8 @@ def report(workdir: Path, output: Path | None) -> None:
         raise UserError(
             f"--output={output} must end with .json, and not be the file of a recipe: those take only its runs"
         )
+    if output and output.exists() and not output.read_text().startswith(results.BEGIN):
+        raise UserError(f"--output={output} is a file of another kind already: choose another name")
     if not (output or Path("results").is_dir()):
         raise UserError("there is no folder results/ here: go to the top of the repository, or give an --output")
     if workdir != Path(WORKDIR) and not workdir.is_dir():
@@ -68,7 +70,8 @@ def report(workdir: Path, output: Path | None) -> None:
         print(f"\nnot finished, and left out: {', '.join(map(str, unfinished))}")
     if output:
         results.write(output, [result for group in groups.values() for result in group])
-        plot_learning(curves(groups), output.with_suffix(".png"))
+        if panels := curves(groups):
+            plot_learning(panels, output.with_suffix(".png"))
     else:
         keep_recipes(groups, Path("results"))
     for path in publish(Path()):

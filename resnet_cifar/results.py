@@ -15,6 +15,7 @@ from resnet_cifar.workdir import CHANGEABLE, LATER, write_atomically
 
 Result = dict[str, Any]  # A summary.json, in short.
 CELL = ("dataset", "depth", "seed")  # What runs of the same recipe differ in.
+BEGIN = '{"runs": [\n'  # Of a file of results, with a line for each run.
 
 
 class Spread(NamedTuple):
@@ -174,7 +175,7 @@ def write(path: Path, results: list[Result]) -> None:
     """Write results, a line for each run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(result) for result in results)
-    write_atomically(path, f'{{"runs": [\n{lines}\n]}}\n')
+    write_atomically(path, f"{BEGIN}{lines}\n]}}\n")
 
 
 def select(results: list[Result], dataset: str, depth: int) -> list[Result]:

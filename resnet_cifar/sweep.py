@@ -124,11 +124,13 @@ def sweep(cells: list[Cell], stop: Stop) -> None:
     kept: list[Programs] = []
     failed = []
     for number, cell in enumerate(left, 1):
+        if stop.signal:
+            raise Stopped("stopped between two runs: the same command goes on from there")
         name = cell.folder.name
         print(f"{name}: begins, {number} of {len(left)}; see {cell.folder / 'log.txt'}", flush=True)
         try:
             train(cell, kept, stop)
-        except (UserError, jax.errors.JaxRuntimeError) as error:  # The latter when the device's memory is too small.
+        except (UserError, jax.errors.JaxRuntimeError) as error:  # The latter if the device has too little memory.
             failed.append(name)
             print(f"{name}: failed: {str(error).splitlines()[0]}", flush=True)
             continue
@@ -139,8 +141,6 @@ def sweep(cells: list[Cell], stop: Stop) -> None:
         print(
             f"{name}: {accuracy:.2%} after {seconds:,.0f} s of training; {time_left(cells, left[number:])}", flush=True
         )
-        if stop.signal:
-            raise Stopped("stopped between two runs: the same command goes on from there")
     if failed:
         raise UserError(f"{len(failed)} of {len(left)} runs failed: {', '.join(failed)}")
 
@@ -153,10 +153,14 @@ def train(cell: Cell, kept: list[Programs], stop: Stop) -> None:
     except OSError as error:
         raise UserError(f"the workdir {cell.folder} can't be written: {error}") from error
     with log, contextlib.redirect_stdout(log):
-        programs = next((programs for programs in kept if programs.serve(cell.config)), None)
-        if programs is None:
-            kept.append(programs := Programs(cell.config))
-        train_and_evaluate(cell.config, cell.folder, stop, programs)
+        try:
+            programs = next((programs for programs in kept if programs.serve(cell.config)), None)
+            if programs is None:
+                kept.append(programs := Programs(cell.config))
+            train_and_evaluate(cell.config, cell.folder, stop, programs)
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}")
+            raise
 
 
 def status(cells: list[Cell]) -> str:

@@ -248,6 +248,7 @@ def test_the_command_fills_the_page_and_says_what_it_did(tmp_path):
         ("runs", "results/card.json", "not be the file of a recipe"),
         ("runs", "picture.png", "must end with .json"),
         ("runs", "x.json", "there is nothing to write to x.json"),
+        ("runs", str(ROOT / "results" / "peers.json"), "is a file of another kind already"),
     ],
 )
 def test_a_mistake_is_named_and_nothing_written(tmp_path, monkeypatch, workdir, output, message):
