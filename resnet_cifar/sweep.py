@@ -18,6 +18,7 @@ if __name__ == "__main__":
 import contextlib
 import dataclasses
 import datetime
+import gc
 import itertools
 import sys
 from functools import partial
@@ -136,6 +137,7 @@ def sweep(cells: list[Cell], stop: Stop) -> None:
             continue
         finally:
             stop.release()
+            gc.collect()  # A cycle in matplotlib's savefig keeps the frames of a run, and its images on the device.
         summary = finished(cell)
         accuracy, seconds = summary["test_accuracy"], summary["train_seconds"]
         print(

@@ -1,6 +1,7 @@
 """A sweep trains every cell once, in order of value, and goes on where it stopped."""
 
 import dataclasses
+import gc
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from resnet_cifar import sweep as sweep_module
@@ -91,6 +93,17 @@ def test_a_sweep_compiles_once_and_trains_each_run_as_a_run_by_itself(short, tmp
     sweep(cells, Stop())
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert capsys.readouterr().out.endswith("2 of 2\n0 runs left\n")
+
+
+def test_a_run_leaves_nothing_on_the_device(short, tmp_path):
+    gc.collect()
+    before = len(jax.live_arrays())
+    gc.disable()  # It would come by chance.
+    try:
+        sweep(make(short, tmp_path, seeds=(0,)), Stop())
+        assert len(jax.live_arrays()) == before
+    finally:
+        gc.enable()
 
 
 class StopWithin(Stop):
