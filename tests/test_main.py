@@ -113,8 +113,8 @@ def test_help_shows_the_flags():
         ([*QUICK, "--workdir=/dev/null/run"], r"workdir /dev/null/run can't be"),
     ],
 )
-def test_a_mistake_gets_one_sentence_and_no_traceback(arguments, message):
-    failed = main(*arguments)
+def test_a_mistake_gets_one_sentence_and_no_traceback(arguments, message, tmp_path):
+    failed = main(f"--workdir={tmp_path / 'run'}", *arguments)
     assert failed.returncode != 0
     assert re.search(message, failed.stderr), failed.stderr
     assert "Traceback" not in failed.stderr

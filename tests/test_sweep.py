@@ -109,7 +109,7 @@ def test_a_run_leaves_nothing_on_the_device(short, tmp_path):
 class StopWithin(Stop):
     """Asks to stop in the first epoch of a run."""
 
-    polls = 2
+    polls = 3  # Before the run, before its first epoch, before its first step.
 
     @property
     def signal(self):
