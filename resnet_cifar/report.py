@@ -65,7 +65,7 @@ def report(workdir: Path, output: Path | None) -> None:
         if output:
             raise UserError(f"there is nothing to write to {output}")
     else:
-        print("\n".join([f"{len(found)} runs below {workdir}", "", *tables.summary(groups)]))
+        print("\n".join([f"finished below {workdir}: {len(found)}", "", *tables.summary(groups)]))
     if unfinished:
         print(f"\nnot finished, and left out: {', '.join(map(str, unfinished))}")
     if output:
@@ -88,7 +88,7 @@ def keep_recipes(groups: dict[str, list[Result]], folder: Path) -> None:
                 raise UserError(f"{path} has runs that were not made by the recipe {name} as it is now: move it away")
             results.add(path, cells)
         if len(cells) < len(group):
-            print(f"\n{len(group) - len(cells)} runs fill no cell of the card: {name}")
+            print(f"\nno cell of the card: {name} ({len(group) - len(cells)})")
 
 
 def publish(root: Path) -> list[Path]:
