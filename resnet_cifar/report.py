@@ -157,9 +157,10 @@ def drawings(folder: Path) -> dict[Path, Callable[[Path], None]]:
 def curves(groups: dict[str, list[Result]]) -> dict[str, dict[str, list[list[tuple[float, float]]]]]:
     """Return by data set, and by network and recipe, the test accuracy of each seed over the epochs that all have."""
     panels = {}
+    short, _ = results.short_names(groups)
     for name, group in groups.items():
         for dataset, depth in sorted({(run["dataset"], run["depth"]) for run in results.finished(group)}):
-            line = f"ResNet{depth}" + f", {name.partition(' with ')[0]}" * (len(groups) > 1)
+            line = f"ResNet{depth}" + f", {short[name]}" * (len(groups) > 1)
             rows = [run["epochs"]["test"] for run in select(group, dataset, depth)]
             seeds = [dict(zip(row["epoch"], row["accuracy"], strict=True)) for row in rows]
             common = sorted(set.intersection(*map(set, seeds)))

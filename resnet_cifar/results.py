@@ -60,11 +60,11 @@ def read_run(folder: Path) -> Result | None:
     try:
         config = LATER | json.loads((folder / "config.json").read_text())
         reason = (folder / "diverged.txt").read_text().strip()
+        return {**{name: config[name] for name in CELL}, "diverged": reason, "config": without_cell(config)}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} can't be read ({error!r}): move that run away") from error
-    return {**{name: config[name] for name in CELL}, "diverged": reason, "config": without_cell(config)}
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
@@ -138,6 +138,13 @@ def by_label(results: list[Result]) -> dict[str, list[Result]]:
     for result in sorted(results, key=cell):
         groups.setdefault(label(result), []).append(result)
     return dict(sorted(groups.items()))
+
+
+def short_names(groups: dict[str, list[Result]]) -> tuple[dict[str, str], str]:
+    """Return the names of groups without what all of them have set alike, and what that is."""
+    changes = {name.partition(" with ")[2] for name in groups}
+    common = changes.pop() if len(changes) == 1 else ""
+    return {name: name.removesuffix(f" with {common}") for name in groups}, common
 
 
 def add(path: Path, results: list[Result]) -> None:

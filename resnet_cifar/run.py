@@ -164,9 +164,10 @@ class Run:
         """
         if not self.programs.is_compiled(split, rows):
             self.drain()  # What is under way is not to be charged with the time to compile.
-        program = self.compiled(split, state, rows)
+        arguments = self._arguments(split, state, rows)
+        program = self.programs.compiled(split, *arguments)
         start = time.perf_counter()
-        results = program(*self._arguments(split, state, rows))
+        results = program(*arguments)
         state, metrics = results if split == "train" else (state, results)
         self._under_way.append((start, metrics, finish))
         if len(self._under_way) > 1:

@@ -148,9 +148,7 @@ def list_of(value: Any) -> Any:
 
 def summary(groups: dict[str, list[Result]]) -> list[str]:
     """Return tables of any runs, by what they were made by: each network's accuracy and time, and what one gains."""
-    changes = {name.partition(" with ")[2] for name in groups}
-    common = changes.pop() if len(changes) == 1 else ""  # What all have set alike is said once.
-    short = {name: name.removesuffix(f" with {common}") for name in groups}
+    short, common = results.short_names(groups)
     rows, gains = [], []
     for name, group in groups.items():
         for dataset, depth in sorted({(result["dataset"], result["depth"]) for result in group}):

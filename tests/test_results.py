@@ -211,6 +211,11 @@ def test_curves_are_those_of_the_epochs_that_all_seeds_have():
     assert curves({"card": [one, other]}) == {"CIFAR-10": {"ResNet56": [[(2, 0.9)], [(2, 0.8)]]}}
 
 
+def test_two_settings_of_one_recipe_have_a_line_each():
+    groups = results.by_label([result(), result(weight_decay=0.1)])
+    assert set(curves(groups)["CIFAR-10"]) == {"ResNet56, card", "ResNet56, card with weight_decay=0.1"}
+
+
 def test_a_band_is_one_sample_deviation(monkeypatch, tmp_path):
     bands = []
     monkeypatch.setattr(Axes, "fill_between", lambda self, x, low, high, **_: bands.append((low, high)))

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,13 @@ def test_a_sweep_compiles_once_and_trains_each_run_as_a_run_by_itself(short, tmp
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     sweep(cells, Stop())
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    elsewhere = [cell._replace(folder=tmp_path / "elsewhere" / cell.folder.name) for cell in cells]
+    for cell, copy in zip(cells, elsewhere, strict=True):  # A summary by itself says that a run has finished.
+        copy.folder.mkdir(parents=True)
+        shutil.copy(cell.folder / "summary.json", copy.folder)
+    assert all(sweep_module.finished(cell) for cell in elsewhere)
+    sweep(elsewhere, Stop())
+    assert [path.name for path in (tmp_path / "elsewhere").rglob("*.*")] == ["summary.json"] * 2
     assert capsys.readouterr().out.endswith("2 of 2\n0 runs left\n")
 
 
