@@ -9,7 +9,9 @@ those that you trust.
 
 import signal
 
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # Until Stop listens: some of the imports below would swallow a Ctrl-C.
+signal.signal(
+    signal.SIGINT, signal.SIG_DFL
+)  # Until Stop listens: some of the imports below would swallow a Ctrl-C.
 
 import itertools
 import re
@@ -20,14 +22,18 @@ from pathlib import Path
 from absl import app, flags
 from ml_collections import config_flags
 
-from resnet_cifar.command import check_fields, command, parse_flags
+from resnet_cifar.cli import check_fields, command, parse_flags
 from resnet_cifar.config import Config, validate
 from resnet_cifar.errors import UserError
 from resnet_cifar.stop import Stop, Unbreakable
 from resnet_cifar.workdir import run_name
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="Config file, a Python program; a recipe after a colon.")
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder for the run's files; by default runs/<what runs>.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Config file, a Python program; a recipe after a colon."
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Folder for the run's files; by default runs/<what runs>."
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what the run would be, and stop.")
 STOP = Stop()
 
@@ -37,7 +43,9 @@ def main(_: list[str]) -> None:
     with command(STOP):
         config = CONFIG.value
         if not isinstance(config, Config):
-            raise UserError("get_config() of a config file must return a resnet_cifar.config.Config")
+            raise UserError(
+                "get_config() of a config file must return a resnet_cifar.config.Config"
+            )
         validate(config)
         from resnet_cifar import train  # After the checks: it takes seconds to import.
         from resnet_cifar.programs import keep_programs
@@ -62,7 +70,9 @@ def check_config_flags(argv: list[str]) -> None:
     paths = [argument.partition("=")[2] for argument in argv if re.match("--?config=", argument)]
     paths += [path for flag, path in itertools.pairwise(argv) if flag in ("-config", "--config")]
     if not paths or not paths[-1]:
-        raise UserError("give a config: --config=configs/resnet56.py, or --config=configs/quickstart.py to try")
+        raise UserError(
+            "give a config: --config=configs/resnet56.py, or --config=configs/quickstart.py to try"
+        )
     path = Path(paths[-1].partition(":")[0])
     if not path.is_file():
         raise UserError(

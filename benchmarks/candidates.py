@@ -9,7 +9,9 @@ def padded_to_eight(x, kernel, stride):
     """Convolve with five channels of zeros more."""
     more = 8 - x.shape[-1]
     return plain_convolve(
-        jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more))), jnp.pad(kernel, ((0, 0), (0, 0), (0, more), (0, 0))), stride
+        jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more))),
+        jnp.pad(kernel, ((0, 0), (0, 0), (0, more), (0, 0))),
+        stride,
     )
 
 

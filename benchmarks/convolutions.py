@@ -36,16 +36,23 @@ def main(argv: list[str]) -> None:
     dtype = {"auto": "float32" if on_cpu else "bfloat16"}.get(DTYPE.value, DTYPE.value)
     rows = []
     for layer in dict.fromkeys(layer for layer, _ in convolutions(14)):
-        forms = {"": convolve} | ({"derived_": plain_convolve} if on_cpu else {})  # On a GPU they are the same.
+        forms = {"": convolve} | (
+            {"derived_": plain_convolve} if on_cpu else {}
+        )  # On a GPU they are the same.
         if not on_cpu and layer.c == 3:
             forms["padded_"] = padded_to_eight
         if not on_cpu and layer.c == layer.c2 == 16:
             forms["packed_"] = packed
         row = {**layer._asdict(), "gflops": layer.flops * BATCH_SIZE.value / 1e9}
         for name, form in forms.items():
-            row |= {name + product: s for product, s in measure(layer, form, dtype, copies=1 if on_cpu else 20).items()}
+            row |= {
+                name + product: s
+                for product, s in measure(layer, form, dtype, copies=1 if on_cpu else 20).items()
+            }
         if limits := DEVICES.get(jax.devices()[0].device_kind):
-            row["roofline"] = 2 * BATCH_SIZE.value * (layer.inputs + layer.outputs) / limits.bandwidth
+            row["roofline"] = (
+                2 * BATCH_SIZE.value * (layer.inputs + layer.outputs) / limits.bandwidth
+            )
         rows.append(row)
         print(json.dumps(row), flush=True)
         write(rows, dtype)
@@ -69,14 +76,22 @@ def measure(layer: Convolution, form, dtype: str, copies: int) -> dict[str, floa
     """Return the seconds of each product: the time of so many of them, each with inputs of its own, in one program."""
     keys = jax.random.split(jax.random.key(0), 3)
     size = layer.size // layer.stride
-    x = jax.random.normal(keys[0], (copies, BATCH_SIZE.value, layer.size, layer.size, layer.c), dtype)
+    x = jax.random.normal(
+        keys[0], (copies, BATCH_SIZE.value, layer.size, layer.size, layer.c), dtype
+    )
     kernel = jax.random.normal(keys[1], (copies, 3, 3, layer.c, layer.c2), dtype)
     dy = jax.random.normal(keys[2], (copies, BATCH_SIZE.value, size, size, layer.c2), dtype)
-    convolution = partial(form, stride=layer.stride) if form is not convolve else lambda x, k: form(x, k, layer.stride)
+    convolution = (
+        partial(form, stride=layer.stride)
+        if form is not convolve
+        else lambda x, k: form(x, k, layer.stride)
+    )
     products = {
         "forward": lambda x, kernel, dy: convolution(x, kernel),
         "input_gradient": lambda x, kernel, dy: jax.vjp(lambda x: convolution(x, kernel), x)[1](dy),
-        "kernel_gradient": lambda x, kernel, dy: jax.vjp(lambda kernel: convolution(x, kernel), kernel)[1](dy),
+        "kernel_gradient": lambda x, kernel, dy: jax.vjp(
+            lambda kernel: convolution(x, kernel), kernel
+        )[1](dy),
     }
     if layer.c == 3:
         del products["input_gradient"]

@@ -42,7 +42,9 @@ class Device(NamedTuple):
 
 DEVICES = {
     "NVIDIA H200": Device(
-        4.3e12, 790e12, "what large copies and matrix products reach; 4.8 TB/s and 990 TFLOP/s by the datasheet"
+        4.3e12,
+        790e12,
+        "what large copies and matrix products reach; 4.8 TB/s and 990 TFLOP/s by the datasheet",
     ),
     "NVIDIA H100 80GB HBM3": Device(3.35e12, 990e12, "datasheet"),
     "NVIDIA A100-SXM4-80GB": Device(2.0e12, 312e12, "datasheet"),
@@ -57,7 +59,9 @@ def convolutions(depth: int) -> list[tuple[Convolution, bool]]:
         size, c = 32 >> stage, 16 << stage
         for block in range((depth - 2) // 6):
             down = stage > 0 and block == 0
-            layers.append((Convolution(size * 2, c // 2, c, 2) if down else Convolution(size, c, c), False))
+            layers.append(
+                (Convolution(size * 2, c // 2, c, 2) if down else Convolution(size, c, c), False)
+            )
             layers.append((Convolution(size, c, c), True))
     return layers
 
@@ -65,7 +69,11 @@ def convolutions(depth: int) -> list[tuple[Convolution, bool]]:
 def training_flops(depth: int) -> int:
     """Return the FLOPs of training on one image; the images need no gradient."""
     head = 3 * 2 * 64 * 10
-    return sum(3 * layer.flops for layer, _ in convolutions(depth)) - convolutions(depth)[0][0].flops + head
+    return (
+        sum(3 * layer.flops for layer, _ in convolutions(depth))
+        - convolutions(depth)[0][0].flops
+        + head
+    )
 
 
 def training_bytes(depth: int) -> int:

@@ -4,7 +4,7 @@ import json
 import statistics
 from pathlib import Path
 
-from resnet_cifar.tables import between_markers
+from resnet_cifar.report.tables import between_markers
 
 ROOT = Path(__file__).parents[1]
 # Files of rows for each place: ours, the peer's, and the single convolutions of both.
@@ -45,7 +45,10 @@ def main() -> None:
 
 def update(page: str) -> str:
     """Return a page with the tables between its markers."""
-    sections = {place: section(place) for place in FILES} | {"variants": variants(), "startup": startup()}
+    sections = {place: section(place) for place in FILES} | {
+        "variants": variants(),
+        "startup": startup(),
+    }
     for name, text in sections.items():
         page = between_markers(page, name, text)
     return page
@@ -53,7 +56,10 @@ def update(page: str) -> str:
 
 def variants() -> str:
     """Return a table of ResNet20 on a CPU under other circumstances."""
-    lines = ["| ResNet20, images/s | jax | plain JAX step | bare step | bare over plain |", "|---|---|---|---|---|"]
+    lines = [
+        "| ResNet20, images/s | jax | plain JAX step | bare step | bare over plain |",
+        "|---|---|---|---|---|",
+    ]
     for label, name in VARIANTS.items():
         result = load(name)
         (row,) = (row for row in result["rows"] if row["depth"] == 20)
@@ -79,7 +85,10 @@ def section(place: str) -> str:
     if not rows:
         return "Not measured yet.\n"
     shown = [name for name in COLUMNS if any(name in row for row in rows)]
-    lines = ["| images/s | batch | " + " | ".join(COLUMNS[name] for name in shown), "|---" * (2 + len(shown))]
+    lines = [
+        "| images/s | batch | " + " | ".join(COLUMNS[name] for name in shown),
+        "|---" * (2 + len(shown)),
+    ]
     ratios = {
         "bare over plain": ("bare", "plain"),
         "whole over bare": ("whole", "bare"),
@@ -87,18 +96,30 @@ def section(place: str) -> str:
         "whole over PyTorch's DataLoader": ("whole", "torch_usual"),
         "bare over the roofline": ("bare", "roofline"),
     }
-    ratios = {name: pair for name, pair in ratios.items() if any(set(pair) <= row.keys() for row in rows)}
+    ratios = {
+        name: pair for name, pair in ratios.items() if any(set(pair) <= row.keys() for row in rows)
+    }
     lines[0] += " | " + " | ".join(ratios)
     lines[1] += "|---" * len(ratios)
     for row in rows:
         cells = [f"ResNet{row['depth']}", f"{row['batch_size']:,}"]
         cells += [f"{row[name]:,.0f}" if name in row else "" for name in shown]
-        cells += [f"{row[a] / row[b]:.2f}" if a in row and b in row else "" for a, b in ratios.values()]
+        cells += [
+            f"{row[a] / row[b]:.2f}" if a in row and b in row else "" for a, b in ratios.values()
+        ]
         lines.append("| " + " | ".join(cells))
     files = FILES[place]
     about = [*files[0], *files[1]]
     picture = f"![Images per second of each depth](images/speed_{place}.png)"
-    parts = [*(f"{line} |" for line in lines), "", *origin(about), "", picture, "", *convolution_table(place)]
+    parts = [
+        *(f"{line} |" for line in lines),
+        "",
+        *origin(about),
+        "",
+        picture,
+        "",
+        *convolution_table(place),
+    ]
     return "\n".join(parts) + "\n"
 
 
@@ -112,13 +133,27 @@ def convolution_table(place: str) -> list[str]:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row, peer in zip(ours["rows"], theirs["convolutions"], strict=True):
-        pairs = [(row, "forward"), (peer, "forward"), (row, "input_gradient"), (peer, "input_gradient")]
-        pairs += [(row, "kernel_gradient"), (row, "derived_kernel_gradient"), (peer, "kernel_gradient")]
+        pairs = [
+            (row, "forward"),
+            (peer, "forward"),
+            (row, "input_gradient"),
+            (peer, "input_gradient"),
+        ]
+        pairs += [
+            (row, "kernel_gradient"),
+            (row, "derived_kernel_gradient"),
+            (peer, "kernel_gradient"),
+        ]
         if row["c"] == 3:
             pairs[3] = (row, "input_gradient")  # The images need no gradient.
-        cells = [f"{row['gflops'] / source[name]:,.0f}" if name in source else "" for source, name in pairs]
+        cells = [
+            f"{row['gflops'] / source[name]:,.0f}" if name in source else ""
+            for source, name in pairs
+        ]
         stride = ", stride 2" if row["stride"] == 2 else ""
-        lines.append(f"| {row['size']}x{row['size']}, {row['c']} to {row['c2']}{stride} | {' | '.join(cells)} |")
+        lines.append(
+            f"| {row['size']}x{row['size']}, {row['c']} to {row['c2']}{stride} | {' | '.join(cells)} |"
+        )
     return [*lines, "", *origin([FILES[place][2]])]
 
 
@@ -130,9 +165,13 @@ def speeds(place: str) -> list[dict]:
             rows.setdefault(row["depth"], {}).update(row)
     for file in FILES[place][1]:
         for row in load(file).get("rows", []):
-            own = rows.setdefault(row["depth"], {name: row[name] for name in ("depth", "batch_size", "dtype")})
+            own = rows.setdefault(
+                row["depth"], {name: row[name] for name in ("depth", "batch_size", "dtype")}
+            )
             if any(own[name] != row[name] for name in ("batch_size", "dtype")):
-                raise ValueError(f"{file}.json has another batch size or dtype than the files it is to stand beside")
+                raise ValueError(
+                    f"{file}.json has another batch size or dtype than the files it is to stand beside"
+                )
             own.update({f"torch_{mode}": row[mode] for mode in row["seconds"]})
     return [rows[depth] for depth in sorted(rows)]
 
@@ -142,7 +181,11 @@ def origin(names: list[str]) -> list[str]:
     present = {name: result for name in names if (result := load(name))}
     versions = {}
     for result in present.values():
-        versions |= {name: result["versions"][name] for name in ("jax", "torch") if name in result["versions"]}
+        versions |= {
+            name: result["versions"][name]
+            for name in ("jax", "torch")
+            if name in result["versions"]
+        }
     first = next(iter(present.values()))
     files = ", ".join(f"[{name}.json](../results/{name}.json)" for name in present)
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -160,16 +203,24 @@ def draw(rows: list[dict], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     shown = [name for name in COLUMNS if any(name in row for row in rows)]
-    figure, axes = plt.subplots(len(rows), figsize=(8, 1 + 1.6 * len(rows)), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        len(rows), figsize=(8, 1 + 1.6 * len(rows)), layout="constrained", squeeze=False
+    )
     for ax, row in zip(axes[:, 0], rows, strict=True):
         present = [name for name in shown if name in row]
         colors = ["C0" if name in ("bare", "whole") else "0.6" for name in present]
-        bars = ax.barh([COLUMNS[name] for name in present], [row[name] for name in present], color=colors)
+        bars = ax.barh(
+            [COLUMNS[name] for name in present], [row[name] for name in present], color=colors
+        )
         ax.bar_label(bars, fmt="{:,.0f}", padding=3)
         ax.invert_yaxis()
         ax.margins(x=0.12)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.set_title(f"ResNet{row['depth']}, batch {row['batch_size']:,}, {row['dtype']}", loc="left", fontsize=10)
+        ax.set_title(
+            f"ResNet{row['depth']}, batch {row['batch_size']:,}, {row['dtype']}",
+            loc="left",
+            fontsize=10,
+        )
     axes[-1, 0].set_xlabel("images per second, training")
     figure.savefig(path, dpi=130)
 

@@ -25,13 +25,21 @@ class PlainResNet(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool):
         conv = partial(nn.Conv, kernel_size=(3, 3), padding=1, use_bias=False, dtype=self.dtype)
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=self.dtype)
+        norm = partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            dtype=self.dtype,
+        )
         x = nn.relu(norm(name="stem_bn")(conv(16, name="stem_conv")(x)))
         for stage in range(3):
             filters = 16 * 2**stage
             for block in range((self.depth - 2) // 6):
                 stride = 2 if stage and not block else 1
-                x = PlainBlock(conv, norm, filters, stride, name=f"stage{stage + 1}_block{block + 1}")(x)
+                x = PlainBlock(
+                    conv, norm, filters, stride, name=f"stage{stage + 1}_block{block + 1}"
+                )(x)
         return nn.Dense(self.num_classes, name="head")(x.mean((1, 2), dtype=jnp.float32))
 
 
@@ -45,7 +53,9 @@ class PlainBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        y = nn.relu(self.norm(name="bn1")(self.conv(self.filters, strides=self.stride, name="conv1")(x)))
+        y = nn.relu(
+            self.norm(name="bn1")(self.conv(self.filters, strides=self.stride, name="conv1")(x))
+        )
         y = self.norm(name="bn2")(self.conv(self.filters, name="conv2")(y))
         if x.shape[-1] != self.filters:
             x = pad_channels(x[:, :: self.stride, :: self.stride], self.filters)
@@ -72,10 +82,15 @@ def plain_train_step(state: PlainState, batch):
 
     def loss_fn(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, updates = state.apply_fn(variables, batch["image"], train=True, mutable=["batch_stats"])
+        logits, updates = state.apply_fn(
+            variables, batch["image"], train=True, mutable=["batch_stats"]
+        )
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
         return loss, (logits, updates["batch_stats"])
 
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     accuracy = (logits.argmax(-1) == batch["label"]).mean()
-    return state.apply_gradients(grads=grads, batch_stats=batch_stats), {"loss": loss, "accuracy": accuracy}
+    return state.apply_gradients(grads=grads, batch_stats=batch_stats), {
+        "loss": loss,
+        "accuracy": accuracy,
+    }

@@ -21,7 +21,9 @@ from resnet_cifar.describe import circumstances
 
 DEPTH = flags.DEFINE_integer("depth", 56, "Depth of the network.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images of a step.")
-STEPS = flags.DEFINE_integer("steps", 1, "Steps of an epoch; on accelerators more than one, as they are one program.")
+STEPS = flags.DEFINE_integer(
+    "steps", 1, "Steps of an epoch; on accelerators more than one, as they are one program."
+)
 REPEATS = flags.DEFINE_integer("repeats", 3, "How often the warm start is timed.")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file to write; none by default.")
 
@@ -56,7 +58,12 @@ def first_step(folder: Path, name: str) -> float:
         "decay_epochs": 2,
         "eval_every_epochs": 0,
     }
-    command = [sys.executable, "main.py", "--config=configs/resnet56.py", f"--workdir={folder / name}"]
+    command = [
+        sys.executable,
+        "main.py",
+        "--config=configs/resnet56.py",
+        f"--workdir={folder / name}",
+    ]
     command += [f"--config.{field}={value}" for field, value in fields.items()]
     start = time.perf_counter()
     # The folder is the same for all, and is empty for the first.

@@ -33,8 +33,9 @@ from absl import app, flags, logging
 from benchmarks import limits
 from benchmarks.plain import plain_state, plain_train_step
 from benchmarks.timing import time_epochs
-from resnet_cifar import synthetic, train_step
+from resnet_cifar import train_step
 from resnet_cifar.config import Config
+from resnet_cifar.data import synthetic
 from resnet_cifar.describe import circumstances
 from resnet_cifar.run import Run, add
 from resnet_cifar.stop import Stop
@@ -52,7 +53,9 @@ def main(argv: list[str]) -> None:
     """Time what the flags say; print a table and write a file, after every depth."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    with tempfile.TemporaryDirectory() as programs:  # An empty one, so that times to compile are what they say.
+    with (
+        tempfile.TemporaryDirectory() as programs
+    ):  # An empty one, so that times to compile are what they say.
         jax.config.update("jax_compilation_cache_dir", programs)
         measure_all()
 
@@ -90,13 +93,22 @@ def measure(depth: int) -> dict:
     )
     images = STEPS.value * config.batch_size
     sizes = {"train": images, "test": 2_000 if jax.default_backend() == "cpu" else 10_000}
-    with mock.patch.dict(synthetic.SIZES, sizes), mock.patch.object(synthetic, "make_images", noise):
+    with (
+        mock.patch.dict(synthetic.SIZES, sizes),
+        mock.patch.object(synthetic, "make_images", noise),
+    ):
         run = Run(config)
-        row: dict = {"depth": depth, "batch_size": config.batch_size, "dtype": str(run.programs.dtype)}
+        row: dict = {
+            "depth": depth,
+            "batch_size": config.batch_size,
+            "dtype": str(run.programs.dtype),
+        }
         timers: dict[str, Callable[[], float]] = {}
         for name, make in {"plain": time_plain, "bare": time_bare, "epoch": time_epoch}.items():
             if name in ONLY.value:
-                timers[name], row[f"{name}_compile_seconds"], row[f"{name}_temporary_bytes"] = make(run)
+                timers[name], row[f"{name}_compile_seconds"], row[f"{name}_temporary_bytes"] = make(
+                    run
+                )
         for timer in timers.values():
             timer()
         # Half of the turns before the whole program and half after: a drift of the machine's speed falls on all alike.
@@ -137,7 +149,9 @@ def noise(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np.ndarr
 def time_plain(run: Run) -> tuple[Callable[[], float], float, int]:
     """Return what times the plain step, the seconds it took to compile, and the bytes it needs besides its state."""
     return repeated(
-        plain_train_step, plain_state(jax.random.key(0), run.config.depth, run.programs.dtype), one_batch(run)
+        plain_train_step,
+        plain_state(jax.random.key(0), run.config.depth, run.programs.dtype),
+        one_batch(run),
     )
 
 
@@ -188,7 +202,9 @@ def time_epoch(run: Run) -> tuple[Callable[[], float], float, int]:
     def timer() -> float:
         nonlocal state
         sums, start = {}, time.perf_counter()
-        state, _ = run.train_epoch(state, 0, finish=lambda step, metrics, seconds: add(sums, metrics), stop=Stop())
+        state, _ = run.train_epoch(
+            state, 0, finish=lambda step, metrics, seconds: add(sums, metrics), stop=Stop()
+        )
         run.drain()
         return time.perf_counter() - start
 
@@ -205,7 +221,9 @@ def driver() -> str:
     """Return the version of NVIDIA's driver, if there is one."""
     try:
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+        return subprocess.run(
+            query, capture_output=True, text=True, check=True
+        ).stdout.splitlines()[0]
     except (OSError, subprocess.CalledProcessError):
         return ""
 
@@ -229,7 +247,9 @@ def table(rows: list[dict]) -> str:
     }
     present = [name for name in columns if any(name in row for row in rows)]
     lines = [present, ["---"] * len(present)]
-    lines += [[columns[name].format(row[name]) if name in row else "" for name in present] for row in rows]
+    lines += [
+        [columns[name].format(row[name]) if name in row else "" for name in present] for row in rows
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

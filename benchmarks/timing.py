@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 from resnet_cifar.config import Config
-from resnet_cifar.runlog import RunLog, read_rows
+from resnet_cifar.log import RunLog, read_rows
 from resnet_cifar.train import train_and_evaluate
 
 
@@ -22,8 +22,11 @@ def time_epochs(config: Config) -> tuple[list[float], list[float]]:
 
     with tempfile.TemporaryDirectory() as workdir, mock.patch.object(RunLog, "record", stamped):
         train_and_evaluate(config, workdir)
-        evaluations = [row["eval_seconds"] for row in read_rows(Path(workdir)) if row["split"] != "train"]
+        evaluations = [
+            row["eval_seconds"] for row in read_rows(Path(workdir)) if row["split"] != "train"
+        ]
     between = evaluations if config.eval_every_epochs == 1 else itertools.repeat(0.0)
     return [
-        end - start - other for (start, end), other in zip(itertools.pairwise(ends), between, strict=False)
+        end - start - other
+        for (start, end), other in zip(itertools.pairwise(ends), between, strict=False)
     ], evaluations

@@ -48,7 +48,10 @@ class Block(nn.Module):
         y = functional.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
         if self.extra:
-            x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra // 2, self.extra // 2))
+            x = functional.pad(
+                x[:, :, :: self.stride, :: self.stride],
+                (0, 0, 0, 0, self.extra // 2, self.extra // 2),
+            )
         return functional.relu(x + y, inplace=True)
 
 
@@ -86,7 +89,9 @@ def augment(images: torch.Tensor) -> torch.Tensor:
     padded = functional.pad(images, (4, 4, 4, 4))
     top, left = torch.randint(0, 9, (2, n, 1), device=images.device)
     across = torch.arange(32, device=images.device)[None]
-    columns = left + torch.where(torch.rand(n, 1, device=images.device) < 0.5, across, across.flip(1))
+    columns = left + torch.where(
+        torch.rand(n, 1, device=images.device) < 0.5, across, across.flip(1)
+    )
     rows = top + across
     picked = padded.permute(0, 2, 3, 1)[
         torch.arange(n, device=images.device)[:, None, None], rows[:, :, None], columns[:, None]
@@ -94,10 +99,14 @@ def augment(images: torch.Tensor) -> torch.Tensor:
     return ((picked / 255 - MEAN_THERE) / STD_THERE).permute(0, 3, 1, 2)
 
 
-def make_step(depth: int, compile_mode: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def make_step(
+    depth: int, compile_mode: str
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Return a training step of images and labels on the device."""
     model = resnet(depth).to(DEVICE, memory_format=torch.channels_last).train()
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4, fused=True)
+    optimizer = torch.optim.SGD(
+        model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4, fused=True
+    )
     forward = torch.compile(model, mode=compile_mode) if compile_mode else model
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -115,7 +124,9 @@ def make_step(depth: int, compile_mode: str) -> Callable[[torch.Tensor, torch.Te
 def time_bare(options: argparse.Namespace, depth: int) -> list[float]:
     """Return the seconds of each turn of so many steps on one batch."""
     step = make_step(depth, options.compile_mode)
-    images = torch.randn(options.batch_size, 3, 32, 32, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(options.batch_size, 3, 32, 32, device=DEVICE).contiguous(
+        memory_format=torch.channels_last
+    )
     labels = torch.arange(options.batch_size, device=DEVICE) % 10
     return timed(lambda: last(step(images, labels) for _ in range(options.steps)), options.repeats)
 
@@ -184,11 +195,16 @@ def time_convolutions(batch_size: int, copies: int, repeats: int) -> list[dict]:
 
         def tensors(*shape: int, dtype=dtype) -> list[torch.Tensor]:
             """Return inputs that are not in the cache since the last time."""
-            one = torch.randn(shape, device=DEVICE, dtype=dtype).contiguous(memory_format=torch.channels_last)
+            one = torch.randn(shape, device=DEVICE, dtype=dtype).contiguous(
+                memory_format=torch.channels_last
+            )
             return [one.clone(memory_format=torch.preserve_format) for _ in range(copies)]
 
         size, stride = layer.size // layer.stride, [layer.stride] * 2
-        x, dy = tensors(batch_size, layer.c, layer.size, layer.size), tensors(batch_size, layer.c2, size, size)
+        x, dy = (
+            tensors(batch_size, layer.c, layer.size, layer.size),
+            tensors(batch_size, layer.c2, size, size),
+        )
         inputs = list(zip(x, tensors(layer.c2, layer.c, 3, 3), dy, strict=True))
 
         def products(*mask, inputs=inputs, stride=stride):
@@ -202,7 +218,11 @@ def time_convolutions(batch_size: int, copies: int, repeats: int) -> list[dict]:
             if ON_GPU:
                 torch.cuda.synchronize()
 
-        masks = {"forward": (), "input_gradient": (True, False, False), "kernel_gradient": (False, True, False)}
+        masks = {
+            "forward": (),
+            "input_gradient": (True, False, False),
+            "kernel_gradient": (False, True, False),
+        }
         row: dict = {**layer._asdict(), "gflops": layer.flops * batch_size / 1e9}
         for name, mask in masks.items():
             times = timed(lambda mask=mask, products=products: products(*mask), repeats)
@@ -214,10 +234,16 @@ def time_convolutions(batch_size: int, copies: int, repeats: int) -> list[dict]:
 
 def main() -> None:
     """Time what the flags say; write the file after every depth."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--depths", default="20", help="Depths of the networks, separated by commas; may be empty.")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--depths", default="20", help="Depths of the networks, separated by commas; may be empty."
+    )
     parser.add_argument("--batch_size", type=int, default=128, help="Images a step.")
-    parser.add_argument("--steps", type=int, default=30, help="Steps timed at once: those of an epoch.")
+    parser.add_argument(
+        "--steps", type=int, default=30, help="Steps timed at once: those of an epoch."
+    )
     parser.add_argument("--repeats", type=int, default=5, help="How often each is timed.")
     parser.add_argument("--modes", default="bare,best,usual", help="What to time.")
     parser.add_argument(
@@ -225,13 +251,17 @@ def main() -> None:
         default="max-autotune" if ON_GPU else "",
         help="Mode of torch.compile for bare and best, empty for eager.",
     )
-    parser.add_argument("--convolutions", action="store_true", help="Time the single convolutions too.")
+    parser.add_argument(
+        "--convolutions", action="store_true", help="Time the single convolutions too."
+    )
     parser.add_argument("--output", help="JSON file to write; none by default.")
     options = parser.parse_args()
     torch.backends.cudnn.benchmark = True
     result: dict = {
         "date": datetime.date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if ON_GPU else f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name()
+        if ON_GPU
+        else f"{platform.machine()} CPU, {os.cpu_count()} cores",
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
         "compile_mode": options.compile_mode,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
@@ -239,15 +269,23 @@ def main() -> None:
     }
     timers = {"bare": time_bare, "best": time_best, "usual": time_usual}
     for depth in map(int, filter(None, options.depths.split(","))):
-        row: dict = {"depth": depth, "batch_size": options.batch_size, "dtype": "bfloat16" if ON_GPU else "float32"}
+        row: dict = {
+            "depth": depth,
+            "batch_size": options.batch_size,
+            "dtype": "bfloat16" if ON_GPU else "float32",
+        }
         row["seconds"] = {mode: timers[mode](options, depth) for mode in options.modes.split(",")}
         images = options.batch_size * options.steps
-        row |= {mode: images / statistics.median(seconds) for mode, seconds in row["seconds"].items()}
+        row |= {
+            mode: images / statistics.median(seconds) for mode, seconds in row["seconds"].items()
+        }
         result["rows"].append(row)
         print(row, flush=True)
         write(result, options.output)
     if options.convolutions:
-        result["convolutions"] = time_convolutions(options.batch_size, 20 if ON_GPU else 1, options.repeats)
+        result["convolutions"] = time_convolutions(
+            options.batch_size, 20 if ON_GPU else 1, options.repeats
+        )
         write(result, options.output)
 
 

@@ -4,7 +4,8 @@ python main.py --config=configs/resnet110.py        # The card's recipe.
 python main.py --config=configs/resnet110.py:paper  # The paper's; also strong and fast.
 """
 
-from resnet_cifar.config import Config, make_config
+from resnet_cifar.config import Config
+from resnet_cifar.recipes import make_config
 
 
 def get_config(recipe: str = "card") -> Config:

@@ -17,7 +17,10 @@ from resnet_cifar.errors import Diverged, UserError
 from resnet_cifar.steps import TrainState
 from resnet_cifar.workdir import write_atomically
 
-FORMATS = (1, 2)  # 1: always at the end of an epoch, so without sums, and no digest of the metadata itself.
+FORMATS = (
+    1,
+    2,
+)  # 1: always at the end of an epoch, so without sums, and no digest of the metadata itself.
 
 
 class Restored(NamedTuple):
@@ -47,7 +50,9 @@ class Checkpoints:
             self._folder,
             # Orbax's own background saves report a failure late, and block for longer than our copy takes. Its own way
             # of keeping the best needs a file of metrics that no digest covers.
-            options=ocp.CheckpointManagerOptions(cleanup_tmp_directories=True, enable_async_checkpointing=False),
+            options=ocp.CheckpointManagerOptions(
+                cleanup_tmp_directories=True, enable_async_checkpointing=False
+            ),
         )
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
@@ -65,7 +70,11 @@ class Checkpoints:
                 shutil.rmtree(part, ignore_errors=True)
 
     def save(
-        self, state: TrainState, *, sums: dict[str, float] | None = None, validation_accuracy: float | None = None
+        self,
+        state: TrainState,
+        *,
+        sums: dict[str, float] | None = None,
+        validation_accuracy: float | None = None,
     ) -> None:
         """Copy a state to the host and let the thread write it.
 
@@ -99,19 +108,26 @@ class Checkpoints:
         if self._writing and self._writing.done():
             self._writing.result()
 
-    def _write(self, arrays: dict[str, Any], sums: dict[str, float], validation_accuracy: float | None) -> None:
+    def _write(
+        self, arrays: dict[str, Any], sums: dict[str, float], validation_accuracy: float | None
+    ) -> None:
         step = int(arrays["step"])
         metadata = {**self._metadata, "sums": sums, "validation_accuracy": validation_accuracy}
         metadata |= {"format": FORMATS[-1], "sha256": digests(arrays)}
         metadata["seal"] = seal(metadata)
         try:
             if step not in self._manager.all_steps():
-                items = {"state": ocp.args.StandardSave(arrays), "metadata": ocp.args.JsonSave(metadata)}
+                items = {
+                    "state": ocp.args.StandardSave(arrays),
+                    "metadata": ocp.args.JsonSave(metadata),
+                }
                 self._manager.save(step, args=ocp.args.Composite(**items))
             elif validation_accuracy is not None and self._accuracy(step) is None:
                 write_atomically(self._metadata_file(step), json.dumps(metadata))
             self._prune()
-        except Exception as error:  # Orbax raises what the part that failed raises, a bare Exception too.
+        except (
+            Exception
+        ) as error:  # Orbax raises what the part that failed raises, a bare Exception too.
             raise UserError(
                 f"the checkpoint of step {step:,} can't be written to {self._folder}: {first_line(error)}. The run "
                 "ends here; checkpoints from before are as they were, and the same command goes on from the newest"
@@ -121,7 +137,10 @@ class Checkpoints:
         """Delete all but the two newest and the best."""
         steps = sorted(self._manager.all_steps())
         scores = {step: score for step in steps if (score := self._accuracy(step)) is not None}
-        for step in set(steps) - {*steps[-2:], max(scores, key=lambda step: scores[step], default=None)}:
+        for step in set(steps) - {
+            *steps[-2:],
+            max(scores, key=lambda step: scores[step], default=None),
+        }:
             self._manager.delete(step)
 
     def _accuracy(self, step: int) -> float | None:
@@ -163,7 +182,9 @@ class Checkpoints:
             return None
         for step, problem in damaged.items():
             self._folder.with_name("damaged_checkpoints").mkdir(exist_ok=True)
-            aside = tempfile.mkdtemp(prefix=f"{step}-", dir=self._folder.with_name("damaged_checkpoints"))
+            aside = tempfile.mkdtemp(
+                prefix=f"{step}-", dir=self._folder.with_name("damaged_checkpoints")
+            )
             shutil.move(self._folder / str(step), aside)
             print(f"warning: {problem}; it is now {aside}", file=sys.stderr)
         self._manager.reload()
@@ -185,7 +206,9 @@ class Checkpoints:
                 f"knows {' and '.join(map(str, FORMATS))}: install the newer one that wrote it"
             )
         try:
-            arrays = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
+            arrays = self._manager.restore(
+                step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
+            )["state"]
         except Exception as error:
             raise _Damaged(f"can't be read ({first_line(error)})") from error
         if metadata["sha256"] != digests(arrays):

@@ -21,23 +21,35 @@ class Config:
     # Model.
     depth: int = 56  # 6n + 2 layers (He et al. 2015, section 4.2).
     width: int = 16  # Filters of the first stage; the others have two and four times as many.
-    shortcut: str = "A"  # "A": zeros for new channels (paper, card). "B": 1x1 convolution and BatchNorm.
-    bn_scale_init: str = "uniform"  # "uniform": U[0, 1), as the card's number was reached. "ones": the usual.
+    shortcut: str = (
+        "A"  # "A": zeros for new channels (paper, card). "B": 1x1 convolution and BatchNorm.
+    )
+    bn_scale_init: str = (
+        "uniform"  # "uniform": U[0, 1), as the card's number was reached. "ones": the usual.
+    )
     dtype: str = "auto"  # Of activations. "auto": bfloat16 on accelerators, float32 on a CPU.
 
     # Data. Splits are TFDS strings; they count in the order of the original archive.
     dataset: str = "cifar10"  # "cifar10", "cifar100", "synthetic" (10 classes) or "synthetic100".
-    data_dir: str = ""  # Folder of the TFDS data sets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    data_dir: str = (
+        ""  # Folder of the TFDS data sets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+    )
     train_split: str = "train"
-    validation_split: str = ""  # Scored while training if given; the test set is then scored once, at the end.
+    validation_split: str = (
+        ""  # Scored while training if given; the test set is then scored once, at the end.
+    )
 
     # Recipe.
     batch_size: int = 1024  # Images a step, over all devices. A last partial batch is dropped.
     num_epochs: float = 160
     learning_rate: float = 1.2  # Its peak, after the warm-up.
-    warmup: str = "linear"  # "linear": from 0, step by step. "constant": at learning_rate * decay_factor.
+    warmup: str = (
+        "linear"  # "linear": from 0, step by step. "constant": at learning_rate * decay_factor.
+    )
     warmup_epochs: float = 5
-    decay: str = "steps"  # "steps": at decay_epochs. "cosine" and "linear": from the peak to 0 at the end.
+    decay: str = (
+        "steps"  # "steps": at decay_epochs. "cosine" and "linear": from the peak to 0 at the end.
+    )
     decay_epochs: tuple[float, ...] = (80, 120)  # Of decay="steps"; the others do not look at them.
     decay_factor: float = 0.1
     momentum: float = 0.9
@@ -49,51 +61,6 @@ class Config:
     eval_every_epochs: int = 1  # 0: at the end only.
     checkpoint_every_epochs: int = 10  # 0: at the end only.
 
-
-RECIPES: dict[str, dict[str, Any]] = {
-    "card": {},
-    # He et al. 2015, section 4.2: 45k/5k split, 64,000 steps of 128 images, lower at 32,000 and 48,000. An epoch
-    # is 351 steps, and 182.336 * 351 = 63,999.9.
-    "paper": dict(
-        bn_scale_init="ones",
-        train_split="train[:45000]",
-        validation_split="train[45000:]",
-        batch_size=128,
-        learning_rate=0.1,
-        warmup_epochs=0,
-        num_epochs=182.336,
-        decay_epochs=(91.168, 136.752),
-    ),
-    # After chenyaofo/pytorch-cifar-models, the best public weights that we know of: Nesterov, weight decay, cosine and
-    # 200 epochs are theirs. The learning rate is 0.1 for 128 images (theirs for 256); a warm-up helps ResNet110.
-    "strong": dict(
-        bn_scale_init="ones",
-        batch_size=256,
-        learning_rate=0.2,
-        decay="cosine",
-        decay_epochs=(),
-        num_epochs=200,
-        nesterov=True,
-        weight_decay=5e-4,
-    ),
-    # For the card's 93.1 % in less time: a quarter of its epochs, and a rate that falls all the way.
-    "fast": dict(
-        bn_scale_init="ones",
-        batch_size=512,
-        learning_rate=0.8,
-        decay="linear",
-        decay_epochs=(),
-        num_epochs=40,
-        nesterov=True,
-        weight_decay=5e-4,
-    ),
-}
-
-# What a recipe does otherwise for one depth.
-EXCEPTIONS: dict[tuple[str, int], dict[str, Any]] = {
-    # He et al. 2015: 400 steps at a tenth of the learning rate first. 1.14 * 351 = 400.1.
-    ("paper", 110): dict(warmup="constant", warmup_epochs=1.14),
-}
 
 CHOICES = {
     "shortcut": ("A", "B"),
@@ -120,14 +87,6 @@ RANGES = {
 }
 
 
-def make_config(recipe: str, **fields: Any) -> Config:
-    """Return the config of one of the `RECIPES`, with some fields set; UserError for another name."""
-    if recipe not in RECIPES:
-        raise UserError(unknown(f"recipe={recipe!r}", recipe, RECIPES))
-    depth = fields.get("depth", Config.depth)
-    return Config(**{**RECIPES[recipe], **EXCEPTIONS.get((recipe, depth), {}), **fields})
-
-
 def validate(config: Config) -> None:
     """Raise a UserError that names the first field whose value makes no sense."""
     for name, kind in get_type_hints(Config).items():
@@ -136,7 +95,9 @@ def validate(config: Config) -> None:
         if name in CHOICES and value not in CHOICES[name]:
             raise UserError(unknown(f"config.{name}={value!r}", value, CHOICES[name]))
         for number in value if isinstance(value, tuple) else (value,):
-            if name in RANGES and not (RANGES[name][0] <= number <= RANGES[name][1] and math.isfinite(number)):
+            if name in RANGES and not (
+                RANGES[name][0] <= number <= RANGES[name][1] and math.isfinite(number)
+            ):
                 low, high = RANGES[name]
                 limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
                 raise UserError(f"config.{name}={value} is out of range: it must be {limits}")
@@ -151,7 +112,11 @@ def validate(config: Config) -> None:
 
 def milestones(config: Config) -> tuple[float, ...]:
     """Return the epochs at which the schedule changes: the end of the warm-up, the decays and the end."""
-    return (config.warmup_epochs, *(config.decay_epochs if config.decay == "steps" else ()), config.num_epochs)
+    return (
+        config.warmup_epochs,
+        *(config.decay_epochs if config.decay == "steps" else ()),
+        config.num_epochs,
+    )
 
 
 def check_type(name: str, value: Any, kind: Any) -> None:

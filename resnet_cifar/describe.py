@@ -51,7 +51,9 @@ def schedule_lines(run: Run) -> list[str]:
         elif config.decay != "steps":
             rate = f"falling from {config.learning_rate:g} to 0, {config.decay},"
         if end > start:
-            lines.append(f"learning rate {rate} until step {end:,} (epoch {end / plan.steps_per_epoch:g})")
+            lines.append(
+                f"learning rate {rate} until step {end:,} (epoch {end / plan.steps_per_epoch:g})"
+            )
     return [f"{'schedule' if i == 0 else '':<10} {line}" for i, line in enumerate(lines)]
 
 
@@ -66,7 +68,9 @@ def costs(run: Run) -> list[str]:
         "label": jax.ShapeDtypeStruct((size,), jnp.int32),
     }
     analysis = train_step.lower(state, batch).cost_analysis() or {}
-    flops = analysis.get("flops", math.nan)  # XLA leaves out what falls on the padding of a convolution.
+    flops = analysis.get(
+        "flops", math.nan
+    )  # XLA leaves out what falls on the padding of a convolution.
     held = sum(leaf.nbytes for leaf in jax.tree.leaves((state, run.images)))
     more = f"{memory.temp_size_in_bytes / 1e6:,.0f} MB" if memory else "an amount not known here"
     return [
@@ -79,7 +83,10 @@ def costs(run: Run) -> list[str]:
 def learning_rates(run: Run) -> list[tuple[float, float]]:
     """Return points (epoch, learning rate) of the schedule, for a picture."""
     steps = np.unique(np.linspace(0, run.plan.num_steps - 1, 1000).astype(int))
-    return [(step / run.plan.steps_per_epoch, np.asarray(run.programs.schedule(step)).item()) for step in steps]
+    return [
+        (step / run.plan.steps_per_epoch, np.asarray(run.programs.schedule(step)).item())
+        for step in steps
+    ]
 
 
 def explanation(run: Run) -> dict[str, Any]:
@@ -102,7 +109,11 @@ def changed(saved: dict[str, Any]) -> list[str]:
 
 def circumstances() -> dict[str, Any]:
     """Return what a result depends on besides its config."""
-    return {"device": device_name(), "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""), "versions": versions()}
+    return {
+        "device": device_name(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "versions": versions(),
+    }
 
 
 def summary(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -114,7 +125,10 @@ def summary(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "test_top5_accuracy": by_split["test"][-1]["top5_accuracy"],
         "test_loss": by_split["test"][-1]["loss"],
         "epochs": {
-            split: {"epoch": [row["epoch"] for row in own], "accuracy": [row["accuracy"] for row in own]}
+            split: {
+                "epoch": [row["epoch"] for row in own],
+                "accuracy": [row["accuracy"] for row in own],
+            }
             for split, own in by_split.items()
         },
         "train_seconds": seconds,
@@ -132,7 +146,9 @@ def summary(run: Run, rows: list[dict[str, Any]]) -> dict[str, Any]:
 def parameters(run: Run) -> int:
     """Return the number of trained parameters."""
     images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    variables = jax.eval_shape(partial(run.programs.model.init, train=False), jax.random.key(0), images)
+    variables = jax.eval_shape(
+        partial(run.programs.model.init, train=False), jax.random.key(0), images
+    )
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
@@ -140,12 +156,24 @@ def device_name() -> str:
     """Return the kind and the number of the devices."""
     devices = jax.devices()
     kind = (
-        f"{platform.machine()} CPU, {os.cpu_count()} cores" if devices[0].platform == "cpu" else devices[0].device_kind
+        f"{platform.machine()} CPU, {os.cpu_count()} cores"
+        if devices[0].platform == "cpu"
+        else devices[0].device_kind
     )
     return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
 
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    packages = (
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "tensorflow-datasets",
+        "numpy",
+    )
+    return {"python": platform.python_version()} | {
+        name: metadata.version(name) for name in packages
+    }

@@ -19,7 +19,12 @@ Preprocess = Callable[[UInt8[AnyArray, "b h w c"]], Float[Array, "b h w c"]]
 
 
 def train_steps(
-    state: TrainState, data: Images, indices: Int[Array, "steps b"], key: Key[Array, ""], *, preprocess: Preprocess
+    state: TrainState,
+    data: Images,
+    indices: Int[Array, "steps b"],
+    key: Key[Array, ""],
+    *,
+    preprocess: Preprocess,
 ) -> tuple[TrainState, StepMetrics]:
     """Make one training step for each row of indices; returns each metric of `train_step` as [steps].
 
@@ -56,4 +61,8 @@ def scan(step, state, indices):
 def eval_indices(n: int, batch_size: int) -> Int[np.ndarray, "steps b"]:
     """Return each of 0..n-1 exactly once, in order, and -1 in what is left of the last row."""
     rows = -(-n // batch_size)
-    return np.append(np.arange(n), np.full(rows * batch_size - n, -1)).reshape(rows, batch_size).astype(np.int32)
+    return (
+        np.append(np.arange(n), np.full(rows * batch_size - n, -1))
+        .reshape(rows, batch_size)
+        .astype(np.int32)
+    )

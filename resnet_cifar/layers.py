@@ -18,7 +18,9 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 EPSILON = 1e-5
 MOMENTUM = 0.9  # Of the running statistics; flax's own default is 0.99.
-PIXELS_AT_ONCE = 4096  # What a chunk of `kernel_gradient` makes out of them stays in a CPU's caches.
+PIXELS_AT_ONCE = (
+    4096  # What a chunk of `kernel_gradient` makes out of them stays in a CPU's caches.
+)
 
 Images = Float[Array, "b h w c"]
 Kernel = Float[Array, "k k c c2"]
@@ -61,7 +63,9 @@ def _convolve_backward(stride, saved, dy):
     def derived(x, kernel, dy):
         return jax.vjp(partial(plain_convolve, stride=stride), x, kernel)[1](dy)
 
-    return lax.platform_dependent(*saved, dy, cpu=partial(_convolve_backward_cpu, stride), default=derived)
+    return lax.platform_dependent(
+        *saved, dy, cpu=partial(_convolve_backward_cpu, stride), default=derived
+    )
 
 
 def _convolve_backward_cpu(stride, x, kernel, dy):
@@ -71,7 +75,9 @@ def _convolve_backward_cpu(stride, x, kernel, dy):
     """
     size, pad = kernel.shape[0], kernel.shape[0] // 2
     below = size - 1 - pad
-    above = [n + pad - 1 - stride * (m - 1) for n, m in zip(x.shape[1:3], dy.shape[1:3], strict=True)]
+    above = [
+        n + pad - 1 - stride * (m - 1) for n, m in zip(x.shape[1:3], dy.shape[1:3], strict=True)
+    ]
     dx = nhwc_convolution(
         dy,
         kernel[::-1, ::-1].swapaxes(2, 3),
@@ -83,7 +89,9 @@ def _convolve_backward_cpu(stride, x, kernel, dy):
     return dx, kernel_gradient(lax.optimization_barrier(x), dy, size, stride).astype(kernel.dtype)
 
 
-def kernel_gradient(x: Images, dy: Float[Array, "b h2 w2 c2"], size: int, stride: int) -> Float[Array, "k k c c2"]:
+def kernel_gradient(
+    x: Images, dy: Float[Array, "b h2 w2 c2"], size: int, stride: int
+) -> Float[Array, "k k c c2"]:
     """Return the gradient of the kernel, in float32 or float64, as one matrix product of all pixels.
 
     To each pixel (row of x, column of dy) belong the `size` pixels of x that meet in that column and the `size` pixels
@@ -131,7 +139,9 @@ class BatchNormRelu(nn.Module):
         scale = self.param("scale", self.scale_init, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
         if not train:
-            return scale_add_relu(x, mean.value, scale * lax.rsqrt(var.value + EPSILON), bias, shortcut)
+            return scale_add_relu(
+                x, mean.value, scale * lax.rsqrt(var.value + EPSILON), bias, shortcut
+            )
         y, batch_mean, batch_var = batch_norm_relu(x, scale, bias, shortcut)
         if not self.is_initializing():
             mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * batch_mean
@@ -160,18 +170,30 @@ def _batch_norm_relu_forward(x, scale, bias, shortcut):
     var = jnp.maximum(mean_of_squares - mean * mean, 0.0)
     inverse = lax.rsqrt(var + EPSILON)
     y = scale_add_relu(x, mean, scale * inverse, bias, shortcut)
-    return (y, mean, var), (x, mean, inverse, scale, bias, shortcut, None if shortcut is None else y)
+    return (y, mean, var), (
+        x,
+        mean,
+        inverse,
+        scale,
+        bias,
+        shortcut,
+        None if shortcut is None else y,
+    )
 
 
 def _batch_norm_relu_backward(saved, cotangents):
     x, mean, inverse, scale, bias, shortcut, y = saved
     if y is None:  # Computed again, as y would be one more array to read.
         y = scale_add_relu(x, mean, scale * inverse, bias, None)
-    dy = jnp.where(y > 0, cotangents[0], jnp.zeros((), y.dtype))  # Of the sum, and so of the shortcut too.
+    dy = jnp.where(
+        y > 0, cotangents[0], jnp.zeros((), y.dtype)
+    )  # Of the sum, and so of the shortcut too.
     wide, normalized = widen(dy), (widen(x) - along(mean)) * along(inverse)
     dbias, dscale = wide.sum((0, 1, 2)), (wide * normalized).sum((0, 1, 2))
     pixels = x.size // x.shape[-1]
-    dx = along(scale * inverse) * (wide - along(dbias / pixels) - normalized * along(dscale / pixels))
+    dx = along(scale * inverse) * (
+        wide - along(dbias / pixels) - normalized * along(dscale / pixels)
+    )
     dshortcut = None if shortcut is None else dy.astype(shortcut.dtype)
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype), dshortcut
 
@@ -179,7 +201,9 @@ def _batch_norm_relu_backward(saved, cotangents):
 batch_norm_relu.defvjp(_batch_norm_relu_forward, _batch_norm_relu_backward)
 
 
-def scale_add_relu(x: Images, mean: Channels, factor: Channels, bias: Channels, shortcut: Images | None) -> Images:
+def scale_add_relu(
+    x: Images, mean: Channels, factor: Channels, bias: Channels, shortcut: Images | None
+) -> Images:
     """Return `relu((x - mean) * factor + bias + shortcut)`, computed in float32 at least."""
     y = (widen(x) - along(mean)) * along(factor) + along(bias)
     if shortcut is not None:

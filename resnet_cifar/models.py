@@ -80,7 +80,9 @@ class ResNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b classes"]:
+    def __call__(
+        self, images: Float[Array, "b h w c"], *, train: bool
+    ) -> Float[Array, "b classes"]:
         """Return the logits (float32) of normalized images; with `train`, update the `batch_stats` collection."""
         x = Conv(self.width, dtype=self.dtype, name="stem_conv")(images)
         x = BatchNormRelu(scale_init=self.scale_init, name="stem_bn")(x, train=train)

@@ -47,7 +47,9 @@ def learning_rate_schedule(
         if value not in choices:
             raise ValueError(f"{name}={value!r} is unknown: use one of {sorted(choices)}")
     if decay != "steps" and (num_steps is None or num_steps <= warmup_steps or decay_steps):
-        raise ValueError(f"decay={decay!r} needs num_steps above warmup_steps={warmup_steps}, and no decay_steps")
+        raise ValueError(
+            f"decay={decay!r} needs num_steps above warmup_steps={warmup_steps}, and no decay_steps"
+        )
     if list(decay_steps) != sorted({step for step in decay_steps if step >= warmup_steps}):
         raise ValueError(
             f"decay_steps={tuple(decay_steps)} must ascend, without repeats, and not begin before "
@@ -57,11 +59,17 @@ def learning_rate_schedule(
 
 
 def make_optimizer(
-    learning_rate: optax.ScalarOrSchedule, *, momentum: float = 0.9, weight_decay: float = 1e-4, nesterov: bool = False
+    learning_rate: optax.ScalarOrSchedule,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+    nesterov: bool = False,
 ) -> optax.GradientTransformation:
     """Build SGD with momentum and coupled weight decay on every parameter, as `torch.optim.SGD` has it.
 
     One update is `g += weight_decay * p; buffer = momentum * buffer + g; p -= learning_rate * buffer`, and with
     `nesterov` the last is `p -= learning_rate * (g + momentum * buffer)`.
     """
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum, nesterov))
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum, nesterov)
+    )

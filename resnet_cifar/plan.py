@@ -25,14 +25,20 @@ def make_plan(config: Config) -> Plan:
     ranges = split_ranges(config)
     size, num_images = config.batch_size, len(ranges["train"])
     if size > num_images:
-        raise UserError(f"config.batch_size={size} is larger than the {num_images:,} training images")
+        raise UserError(
+            f"config.batch_size={size} is larger than the {num_images:,} training images"
+        )
     if size % jax.device_count():
-        raise UserError(f"config.batch_size={size} must be a multiple of the {jax.device_count()} devices")
+        raise UserError(
+            f"config.batch_size={size} must be a multiple of the {jax.device_count()} devices"
+        )
     steps_per_epoch = num_images // size
     epochs = milestones(config)
     steps = [round(epoch * steps_per_epoch) for epoch in epochs]
     if any(a >= b for a, b in itertools.pairwise(steps)):
-        raise UserError(f"milestones at epochs {epochs} fall on the same of {steps_per_epoch} steps an epoch")
+        raise UserError(
+            f"milestones at epochs {epochs} fall on the same of {steps_per_epoch} steps an epoch"
+        )
     return Plan(steps_per_epoch, steps[-1], steps[0], tuple(steps[1:-1]))
 
 
@@ -44,7 +50,11 @@ def split_ranges(config: Config) -> dict[str, range]:
     """
     sizes = DATASETS[config.dataset].sizes
     splits = {"train": config.train_split, "validation": config.validation_split, "test": "test"}
-    ranges = {name: positions(split, sizes[parse_split(split)[0]]) for name, split in splits.items() if split}
+    ranges = {
+        name: positions(split, sizes[parse_split(split)[0]])
+        for name, split in splits.items()
+        if split
+    }
     for name in ranges.keys() - {"test"}:
         if parse_split(splits[name])[0] != "train":
             raise UserError(
@@ -61,9 +71,17 @@ def split_ranges(config: Config) -> dict[str, range]:
 def load_splits(config: Config) -> dict[str, Images]:
     """Load the splits that a config names into host memory."""
     ranges = split_ranges(config)
-    loaded = {name: load_images(config.dataset, name, config.data_dir, seed=config.seed) for name in ("train", "test")}
+    loaded = {
+        name: load_images(config.dataset, name, config.data_dir, seed=config.seed)
+        for name in ("train", "test")
+    }
     return {
-        name: Images(*(array[chosen.start : chosen.stop] for array in loaded["test" if name == "test" else "train"]))
+        name: Images(
+            *(
+                array[chosen.start : chosen.stop]
+                for array in loaded["test" if name == "test" else "train"]
+            )
+        )
         for name, chosen in ranges.items()
     }
 

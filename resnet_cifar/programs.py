@@ -43,7 +43,9 @@ class Programs:
         dataset = DATASETS[config.dataset]
 
         devices = jax.devices()
-        mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+        mesh = jax.make_mesh(
+            (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
+        )
         self._replicated = NamedSharding(mesh, PartitionSpec())
         self._split_batch = NamedSharding(mesh, PartitionSpec(None, "data"))
         on_cpu = devices[0].platform == "cpu"
@@ -51,13 +53,17 @@ class Programs:
         self.one_at_a_time = on_cpu and len(devices) > 1
         self.steps_per_dispatch = 1 if on_cpu else self.plan.steps_per_epoch
 
-        self.dtype = jnp.dtype({"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype))
+        self.dtype = jnp.dtype(
+            {"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype)
+        )
         self.model = ResNet(
             config.depth,
             num_classes=dataset.num_classes,
             width=config.width,
             shortcut=config.shortcut,
-            scale_init={"uniform": uniform_scale, "ones": jax.nn.initializers.ones}[config.bn_scale_init],
+            scale_init={"uniform": uniform_scale, "ones": jax.nn.initializers.ones}[
+                config.bn_scale_init
+            ],
             dtype=self.dtype,
         )
         self.schedule = learning_rate_schedule(
@@ -70,7 +76,10 @@ class Programs:
             decay=config.decay,
         )
         self._tx = make_optimizer(
-            self.schedule, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
+            self.schedule,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.nesterov,
         )
         self._preprocess = partial(normalize, mean=dataset.mean, std=dataset.std, dtype=self.dtype)
         self._compiled: dict[tuple[str, tuple[int, ...]], jax.stages.Compiled] = {}
@@ -111,7 +120,9 @@ class Programs:
             start = time.perf_counter()
             training = split == "train"
             function = partial(train_steps if training else eval_steps, preprocess=self._preprocess)
-            jitted = jax.jit(function, donate_argnums=0 if training else (), out_shardings=self._replicated)
+            jitted = jax.jit(
+                function, donate_argnums=0 if training else (), out_shardings=self._replicated
+            )
             self._compiled[split, rows.shape] = jitted.lower(*arguments).compile()
             self.compile_seconds += time.perf_counter() - start
         return self._compiled[split, rows.shape]

@@ -61,7 +61,9 @@ class Run:
         images = load(config)
         self.watched = "validation" if "validation" in images else "test"
         self.images = {split: self.programs.place(data) for split, data in images.items()}
-        self._init_key, self._order_key, augment_key = jax.random.split(jax.random.key(config.seed), 3)
+        self._init_key, self._order_key, augment_key = jax.random.split(
+            jax.random.key(config.seed), 3
+        )
         self._augment_key = self.programs.place(augment_key)
         self._last_norm = math.nan
         self._orders: dict[int, jax.Array] = {}
@@ -79,7 +81,9 @@ class Run:
 
     def epoch_end(self, step: int) -> int:
         """Return the step at which the epoch that follows `step` ends, or the run within it."""
-        return min((step // self.plan.steps_per_epoch + 1) * self.plan.steps_per_epoch, self.plan.num_steps)
+        return min(
+            (step // self.plan.steps_per_epoch + 1) * self.plan.steps_per_epoch, self.plan.num_steps
+        )
 
     def compile(self, state: TrainState, step: int) -> None:
         """Compile all that is left to run from a step on, while there is nothing to lose yet."""
@@ -91,11 +95,18 @@ class Run:
             for rows in self._cut(np.zeros((span, self.config.batch_size), np.int32)):
                 self.compiled("train", state, rows)
         for split in (self.watched, "test"):
-            for rows in self._cut(eval_indices(len(self.images[split].labels), self.config.batch_size)):
+            for rows in self._cut(
+                eval_indices(len(self.images[split].labels), self.config.batch_size)
+            ):
                 self.compiled(split, state, rows)
 
     def train_epoch(
-        self, state: TrainState, step: int, *, finish: Callable[[int, Metrics, float], None], stop: Stop
+        self,
+        state: TrainState,
+        step: int,
+        *,
+        finish: Callable[[int, Metrics, float], None],
+        stop: Stop,
     ) -> tuple[TrainState, int]:
         """Enqueue the rest of the epoch, up to the dispatch under way once a stop is asked for.
 
@@ -114,18 +125,26 @@ class Run:
         """
         size = self.config.batch_size
         epoch, done = divmod(step, self.plan.steps_per_epoch)
-        rows = self._epoch_order(epoch)[done * size : (done + self.epoch_end(step) - step) * size].reshape(-1, size)
+        rows = self._epoch_order(epoch)[
+            done * size : (done + self.epoch_end(step) - step) * size
+        ].reshape(-1, size)
         for piece in self._cut(rows):
             if stop.signal:
                 break
-            state = self.dispatch("train", state, piece, partial(self._finish_training, step, finish))
+            state = self.dispatch(
+                "train", state, piece, partial(self._finish_training, step, finish)
+            )
             step += len(piece)
             if not self._pace_is_known:
                 self.drain()
         return state, step
 
     def _finish_training(
-        self, step: int, finish: Callable[[int, Metrics, float], None], metrics: Metrics, seconds: float
+        self,
+        step: int,
+        finish: Callable[[int, Metrics, float], None],
+        metrics: Metrics,
+        seconds: float,
     ) -> None:
         """Check the metrics of some steps that follow `step`, and cut the dispatches that come if this one was long."""
         self._check_finite(metrics, step)
@@ -134,7 +153,8 @@ class Run:
         # Never to one: a step outside of a loop is another program, and may round otherwise.
         programs = self.programs
         while (
-            programs.steps_per_dispatch > 3 and programs.steps_per_dispatch * seconds > LONGEST_DISPATCH_SECONDS * steps
+            programs.steps_per_dispatch > 3
+            and programs.steps_per_dispatch * seconds > LONGEST_DISPATCH_SECONDS * steps
         ):
             programs.steps_per_dispatch = -(-programs.steps_per_dispatch // 2)
         finish(step + steps, metrics, seconds)
@@ -147,7 +167,11 @@ class Run:
         return np.asarray(order)
 
     def dispatch(
-        self, split: str, state: TrainState, rows: np.ndarray, finish: Callable[[Metrics, float], None]
+        self,
+        split: str,
+        state: TrainState,
+        rows: np.ndarray,
+        finish: Callable[[Metrics, float], None],
     ) -> TrainState:
         """Enqueue `train_steps` over images of the train split, or `eval_steps` over those of another.
 
@@ -196,7 +220,12 @@ class Run:
         }
 
     def evaluate(
-        self, state: TrainState, split: str, *, finish: Callable[[dict[str, float]], None], stop: Stop
+        self,
+        state: TrainState,
+        split: str,
+        *,
+        finish: Callable[[dict[str, float]], None],
+        stop: Stop,
     ) -> None:
         """Enqueue the scoring of every image of a split, each exactly once.
 
@@ -217,7 +246,9 @@ class Run:
             if sums["steps"] == steps:
                 row = mean_metrics(sums, expected=n)
                 if not math.isfinite(row["loss"]):
-                    raise Diverged(f"the loss of the {split} split is {row['loss']}: {AFTER_DIVERGENCE}")
+                    raise Diverged(
+                        f"the loss of the {split} split is {row['loss']}: {AFTER_DIVERGENCE}"
+                    )
                 finish(row | {"eval_seconds": sums["seconds"]})
 
         rows = eval_indices(n, self.config.batch_size)

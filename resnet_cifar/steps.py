@@ -54,7 +54,9 @@ def create_train_state(
       image_shape: height, width and channels of the images; a `ResNet` takes any.
     """
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = model.lazy_init(key, images, train=False)  # Draws the parameters, computes no activations.
+    variables = model.lazy_init(
+        key, images, train=False
+    )  # Draws the parameters, computes no activations.
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -81,7 +83,10 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
 
     def mean_loss(params):
         logits, updates = state.apply_fn(
-            {"params": params, "batch_stats": state.batch_stats}, batch["image"], train=True, mutable=["batch_stats"]
+            {"params": params, "batch_stats": state.batch_stats},
+            batch["image"],
+            train=True,
+            mutable=["batch_stats"],
         )
         losses = state.loss_fn(logits, batch["label"])
         return losses.mean(), (logits, updates.get("batch_stats", {}))
@@ -107,7 +112,9 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
 @jax.jit
 def eval_step(state: TrainState, batch: Batch) -> Metrics:
     """Return the sums `loss_sum`, `correct`, `correct_top5` and `count` over the rows whose label is not -1."""
-    logits = state.apply_fn({"params": state.params, "batch_stats": state.batch_stats}, batch["image"], train=False)
+    logits = state.apply_fn(
+        {"params": state.params, "batch_stats": state.batch_stats}, batch["image"], train=False
+    )
     real = (batch["label"] >= 0).astype(jnp.float32)
     losses = state.loss_fn(logits, jnp.maximum(batch["label"], 0))
     return {
@@ -118,7 +125,9 @@ def eval_step(state: TrainState, batch: Batch) -> Metrics:
     }
 
 
-def top_k_hits(logits: Float[Array, "b classes"], labels: Int[Array, " b"], k: int) -> Float[Array, " b"]:
+def top_k_hits(
+    logits: Float[Array, "b classes"], labels: Int[Array, " b"], k: int
+) -> Float[Array, " b"]:
     """Return 1 where the label is among the k highest logits, else 0."""
     _, classes = jax.lax.top_k(logits, min(k, logits.shape[1]))
     return (classes == labels[:, None]).any(axis=1).astype(jnp.float32)

@@ -66,9 +66,17 @@ class Stop:
                 if self.signal is None:
                     self.signal, self._since = number, now
                     if self._holding:
-                        print(f"{number.name}: stopping after the step under way", file=sys.stderr, flush=True)
+                        print(
+                            f"{number.name}: stopping after the step under way",
+                            file=sys.stderr,
+                            flush=True,
+                        )
                 if insists or not self._holding:
-                    saved = "since the newest checkpoint nothing is saved" if insists else "there was nothing to save"
+                    saved = (
+                        "since the newest checkpoint nothing is saved"
+                        if insists
+                        else "there was nothing to save"
+                    )
                     print(f"stopped by {number.name}: {saved}", file=sys.stderr, flush=True)
                     os._exit(128 + number)
 

@@ -13,7 +13,9 @@ alike.
 import signal
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Until Stop listens: some imports below would swallow a Ctrl-C.
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Until Stop listens: some imports below would swallow a Ctrl-C.
 
 import contextlib
 import dataclasses
@@ -29,12 +31,13 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
-from resnet_cifar.command import check_fields, command, parse_flags
-from resnet_cifar.config import Config, make_config, validate
+from resnet_cifar.cli import check_fields, command, parse_flags
+from resnet_cifar.config import Config, validate
 from resnet_cifar.errors import UserError
 from resnet_cifar.plan import load_splits, make_plan
 from resnet_cifar.programs import Programs, keep_programs
-from resnet_cifar.results import read_summary
+from resnet_cifar.recipes import make_config
+from resnet_cifar.report.runs import read_summary
 from resnet_cifar.stop import Stop, Stopped, Unbreakable
 from resnet_cifar.train import train_and_evaluate
 from resnet_cifar.workdir import check_config, check_same, check_writable, run_name
@@ -84,7 +87,9 @@ def take_share(cells: list[Cell], shard: str) -> list[Cell]:
         index, count = 0, 0
     if not 1 <= index <= count:
         raise UserError(f"--shard={shard} must be like 2/8, the second of eight: from 1/8 to 8/8")
-    groups = itertools.groupby(cells, lambda cell: (cell.recipe, cell.config.dataset, cell.config.depth))
+    groups = itertools.groupby(
+        cells, lambda cell: (cell.recipe, cell.config.dataset, cell.config.depth)
+    )
     shares = [list(group) for _, group in groups][index - 1 :: count]
     return list(itertools.chain.from_iterable(shares))
 
@@ -117,7 +122,9 @@ def sweep(cells: list[Cell], stop: Stop) -> None:
     check(cells)
     print(status(cells), flush=True)
     left = [cell for cell in cells if not finished(cell)]
-    left.sort(key=lambda cell: (cell.folder / "diverged.txt").exists())  # They would diverge again: the others first.
+    left.sort(
+        key=lambda cell: (cell.folder / "diverged.txt").exists()
+    )  # They would diverge again: the others first.
     for config in {cell.config.dataset: cell.config for cell in left}.values():
         load_splits(config)  # Without the data nothing is to begin.
     for folder in {cell.folder.parent for cell in left}:
@@ -131,7 +138,10 @@ def sweep(cells: list[Cell], stop: Stop) -> None:
         print(f"{name}: begins, {number} of {len(left)}; see {cell.folder / 'log.txt'}", flush=True)
         try:
             train(cell, kept, stop)
-        except (UserError, jax.errors.JaxRuntimeError) as error:  # The latter if the device has too little memory.
+        except (
+            UserError,
+            jax.errors.JaxRuntimeError,
+        ) as error:  # The latter if the device has too little memory.
             failed.append(name)
             print(f"{name}: failed: {str(error).splitlines()[0]}", flush=True)
             continue
@@ -141,7 +151,8 @@ def sweep(cells: list[Cell], stop: Stop) -> None:
         summary = finished(cell)
         accuracy, seconds = summary["test_accuracy"], summary["train_seconds"]
         print(
-            f"{name}: {accuracy:.2%} after {seconds:,.0f} s of training; {time_left(cells, left[number:])}", flush=True
+            f"{name}: {accuracy:.2%} after {seconds:,.0f} s of training; {time_left(cells, left[number:])}",
+            flush=True,
         )
     if failed:
         raise UserError(f"{len(failed)} of {len(left)} runs failed: {', '.join(failed)}")
@@ -171,7 +182,9 @@ def status(cells: list[Cell]) -> str:
     lines = [f"{'finished':<20}" + "".join(f"{f'ResNet{depth}':>11}" for depth in depths)]
     for recipe, dataset in dict.fromkeys((cell.recipe, cell.config.dataset) for cell in cells):
         own = [cell for cell in cells if (cell.recipe, cell.config.dataset) == (recipe, dataset)]
-        by_depth = [[bool(finished(cell)) for cell in own if cell.config.depth == depth] for depth in depths]
+        by_depth = [
+            [bool(finished(cell)) for cell in own if cell.config.depth == depth] for depth in depths
+        ]
         counts = [f"{sum(done)} of {len(done)}" for done in by_depth]
         lines.append(f"{recipe:<8}{dataset:<12}" + "".join(f"{count:>11}" for count in counts))
     return "\n".join([*lines, time_left(cells, [cell for cell in cells if not finished(cell)])])
@@ -196,14 +209,18 @@ def cost(config: Config) -> float:
 def each_once(flag: str, values: list[str]) -> list[str]:
     """Return the values of a flag; UserError if there is none, or one twice."""
     if not all(values) or len(set(values)) < max(len(values), 1):
-        raise UserError(f"--{flag}={','.join(values)} must be names or numbers with commas between them, each once")
+        raise UserError(
+            f"--{flag}={','.join(values)} must be names or numbers with commas between them, each once"
+        )
     return values
 
 
 def numbers(flag: str, values: list[str]) -> list[int]:
     """Return the numbers of a flag; UserError if one is none, or there twice."""
     if not all(value.isdecimal() for value in values):
-        raise UserError(f"--{flag}={','.join(values)} must be numbers with commas between them, like 20,56")
+        raise UserError(
+            f"--{flag}={','.join(values)} must be numbers with commas between them, like 20,56"
+        )
     return [int(value) for value in each_once(flag, [str(int(value)) for value in values])]
 
 
@@ -239,14 +256,22 @@ def define_flags(argv: list[str]) -> None:
     check_fields(argv)
     flags.DEFINE_list("recipes", ["card", "strong", "fast"], "Recipes, the most wanted first.")
     flags.DEFINE_list("datasets", ["cifar10", "cifar100"], "Data sets, the most wanted first.")
-    flags.DEFINE_list("depths", ["56", "20", "110", "32", "44"], "Depths of the networks, the most wanted first.")
     flags.DEFINE_list(
-        "seeds", ["0", "1", "2", "3", "4"], "Seeds; by each recipe, the first three of every network come first."
+        "depths", ["56", "20", "110", "32", "44"], "Depths of the networks, the most wanted first."
+    )
+    flags.DEFINE_list(
+        "seeds",
+        ["0", "1", "2", "3", "4"],
+        "Seeds; by each recipe, the first three of every network come first.",
     )
     flags.DEFINE_string("workdir", "runs", "Folder for the folders of the runs.")
-    flags.DEFINE_string("shard", "1/1", "The share of this process, by index: 2/8 is the second of eight.")
+    flags.DEFINE_string(
+        "shard", "1/1", "The share of this process, by index: 2/8 is the second of eight."
+    )
     flags.DEFINE_bool("dry_run", False, "Print what has finished and what is left, and stop.")
-    config_flags.DEFINE_config_dataclass("config", Config(), "Fields to set otherwise than the recipes do.")
+    config_flags.DEFINE_config_dataclass(
+        "config", Config(), "Fields to set otherwise than the recipes do."
+    )
 
 
 if __name__ == "__main__":

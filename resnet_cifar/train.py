@@ -9,10 +9,10 @@ from resnet_cifar import describe
 from resnet_cifar.checkpoint import Checkpoints
 from resnet_cifar.config import Config, validate
 from resnet_cifar.errors import Diverged, UserError
+from resnet_cifar.log import RunLog
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.programs import Programs
 from resnet_cifar.run import Metrics, Run, Sums, add
-from resnet_cifar.runlog import RunLog
 from resnet_cifar.steps import TrainState
 from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.workdir import check_workdir, claimed, write_atomically, write_config
@@ -66,25 +66,37 @@ def _train(run: Run, folder: Path, stop: Stop) -> TrainState:
         (folder / "diverged.txt").unlink(missing_ok=True)  # Of a start before.
         lengths = {"num_steps": plan.num_steps, "steps_per_epoch": plan.steps_per_epoch}
         with RunLog(folder, step=step, batch_size=run.config.batch_size, **lengths) as log:
-            if step >= plan.steps_per_epoch and not log.row(step - step % plan.steps_per_epoch, "train"):
+            if step >= plan.steps_per_epoch and not log.row(
+                step - step % plan.steps_per_epoch, "train"
+            ):
                 raise UserError(
                     f"{folder / 'metrics.jsonl'} lacks rows from before the checkpoint of step {step:,}: put the file "
                     "back, or choose another --workdir"
                 )
             if restored:
-                log.say(f"resuming from the checkpoint of step {step:,} (epoch {step / plan.steps_per_epoch:g})")
+                log.say(
+                    f"resuming from the checkpoint of step {step:,} (epoch {step / plan.steps_per_epoch:g})"
+                )
                 for change in describe.changed(restored.metadata):
                     log.say(f"not as it was, so that the bits of the result may differ: {change}")
             stop.hold()
-            state, step, sums = _loop(run, state, step, sums, log=log, checkpoints=checkpoints, stop=stop)
+            state, step, sums = _loop(
+                run, state, step, sums, log=log, checkpoints=checkpoints, stop=stop
+            )
             if not log.row(plan.num_steps, "test"):
                 checkpoints.save(state, sums=sums)
                 checkpoints.wait()
-                raise Stopped(f"saved at step {step:,} of {plan.num_steps:,}: the same command goes on from there")
+                raise Stopped(
+                    f"saved at step {step:,} of {plan.num_steps:,}: the same command goes on from there"
+                )
             checkpoints.wait()
             summary = describe.summary(run, log.rows)
             result = f"{summary['test_accuracy']:.2%} of the test images"
-            log.finish(summary, title=f"{describe.title(run)}: {result}", learning_rates=describe.learning_rates(run))
+            log.finish(
+                summary,
+                title=f"{describe.title(run)}: {result}",
+                learning_rates=describe.learning_rates(run),
+            )
             log.say(
                 f"done: {result} after {step:,} steps and {summary['train_seconds']:,.0f} s of training; "
                 f"see {folder / 'curves.png'}"
@@ -93,7 +105,14 @@ def _train(run: Run, folder: Path, stop: Stop) -> TrainState:
 
 
 def _loop(
-    run: Run, state: TrainState, step: int, sums: Sums, *, log: RunLog, checkpoints: Checkpoints, stop: Stop
+    run: Run,
+    state: TrainState,
+    step: int,
+    sums: Sums,
+    *,
+    log: RunLog,
+    checkpoints: Checkpoints,
+    stop: Stop,
 ) -> tuple[TrainState, int, Sums]:
     """Train, evaluate and save to the end, or until asked to stop, perhaps in the middle of an epoch.
 
@@ -115,7 +134,11 @@ def _loop(
         epoch, within = divmod(step, plan.steps_per_epoch)
         last = step == plan.num_steps
         complete = last or (step > 0 and not within)
-        splits = dict.fromkeys([run.watched, "test"]) if last else [run.watched] * due(config.eval_every_epochs, epoch)
+        splits = (
+            dict.fromkeys([run.watched, "test"])
+            if last
+            else [run.watched] * due(config.eval_every_epochs, epoch)
+        )
         for split in splits:  # At the end both, once if they are the same.
             if complete and not log.row(step, split):
                 run.evaluate(state, split, finish=partial(log.record, step, split), stop=stop)

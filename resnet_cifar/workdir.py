@@ -15,7 +15,11 @@ from resnet_cifar.config import Config
 from resnet_cifar.errors import UserError
 
 # What a resumed run may change: none of it is part of what a step computes.
-CHANGEABLE = ("data_dir", "eval_every_epochs", "checkpoint_every_epochs")  # And num_epochs, upwards.
+CHANGEABLE = (
+    "data_dir",
+    "eval_every_epochs",
+    "checkpoint_every_epochs",
+)  # And num_epochs, upwards.
 LATER = {"decay": "steps", "nesterov": False}  # What runs did before they had these fields.
 
 
@@ -34,19 +38,31 @@ def check_writable(folder: Path) -> None:
     """Raise a UserError if a folder is not there and can't be made, or is there and can't be written to."""
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
-        raise UserError(f"the workdir {folder} can't be written: {parent} is not a folder that you may write to")
+        raise UserError(
+            f"the workdir {folder} can't be written: {parent} is not a folder that you may write to"
+        )
 
 
 def check_config(folder: Path, config: Config) -> None:
     """Raise a UserError if a folder holds the run of another config."""
     try:
-        saved = json.loads((folder / "config.json").read_text()) if (folder / "config.json").exists() else None
+        saved = (
+            json.loads((folder / "config.json").read_text())
+            if (folder / "config.json").exists()
+            else None
+        )
     except (OSError, ValueError) as error:
-        raise UserError(f"the workdir {folder} holds a config.json that can't be read: {error}") from error
+        raise UserError(
+            f"the workdir {folder} holds a config.json that can't be read: {error}"
+        ) from error
     if saved is not None and not isinstance(saved, dict):
-        raise UserError(f"the workdir {folder} holds a config.json that is not a config: choose another workdir")
+        raise UserError(
+            f"the workdir {folder} holds a config.json that is not a config: choose another workdir"
+        )
     if saved is None and ((folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()):
-        raise UserError(f"the workdir {folder} holds files of a run without its config.json: choose another workdir")
+        raise UserError(
+            f"the workdir {folder} holds files of a run without its config.json: choose another workdir"
+        )
     if saved is not None:
         check_same(folder, saved, config)
 
@@ -62,7 +78,9 @@ def check_same(folder: Path, saved: dict[str, Any], config: Config) -> None:
 def differences(saved: dict[str, Any], mine: dict[str, Any]) -> str:
     """Say which fields of two configs differ and must not; empty if none."""
     saved = LATER | saved
-    names = [name for name in [*mine, *(saved.keys() - mine.keys())] if saved.get(name) != mine.get(name)]
+    names = [
+        name for name in [*mine, *(saved.keys() - mine.keys())] if saved.get(name) != mine.get(name)
+    ]
     longer = (mine.get("num_epochs") or 0) >= (saved.get("num_epochs") or 0)
     return "; ".join(
         f"{name} is {saved.get(name, 'missing')!r} there and {mine.get(name, 'missing')!r} here"
@@ -75,7 +93,9 @@ def differences(saved: dict[str, Any], mine: dict[str, Any]) -> str:
 def run_name(recipe: str, config: Config) -> str:
     """Say what runs: resnet56-cifar10-seed0, or resnet56-cifar10-paper-seed0."""
     recipe = "" if recipe == "card" else recipe
-    return "-".join(filter(None, [f"resnet{config.depth}", config.dataset, recipe, f"seed{config.seed}"]))
+    return "-".join(
+        filter(None, [f"resnet{config.depth}", config.dataset, recipe, f"seed{config.seed}"])
+    )
 
 
 @contextlib.contextmanager
@@ -85,9 +105,13 @@ def claimed(folder: Path, config: Config) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         with lock(folder) as file:
             check_config(folder, config)  # Once more: data has been loaded since.
-            with contextlib.suppress(OSError):  # On a full disk the lock holds, but nobody can be told whose it is.
+            with contextlib.suppress(
+                OSError
+            ):  # On a full disk the lock holds, but nobody can be told whose it is.
                 os.ftruncate(file.fileno(), 0)
-                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+                os.write(
+                    file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode()
+                )
             if not (folder / "config.json").exists():
                 write_config(folder, config)
             yield
@@ -100,7 +124,9 @@ def claimed(folder: Path, config: Config) -> Iterator[None]:
 
 def write_config(folder: Path, config: Config) -> None:
     """Write a `config.json`, perhaps over one that differs in what may change."""
-    write_atomically(folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+    write_atomically(
+        folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    )
 
 
 @contextlib.contextmanager
@@ -120,7 +146,10 @@ def lock(folder: Path) -> Iterator[IO[str]]:
                 "stop it, or give this one another --workdir"
             ) from None
         except OSError as error:
-            print(f"warning: {folder} can't be locked ({error}): start no second run in it", file=sys.stderr)
+            print(
+                f"warning: {folder} can't be locked ({error}): start no second run in it",
+                file=sys.stderr,
+            )
         yield file
 
 

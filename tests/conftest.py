@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from resnet_cifar import synthetic
 from resnet_cifar.config import Config
+from resnet_cifar.data import synthetic
 from resnet_cifar.describe import circumstances
 
 jax.config.update("jax_platforms", "cpu")
@@ -61,13 +61,24 @@ def tiny() -> Iterator[Config]:
 
 def pytest_addoption(parser):
     group = parser.getgroup("faults")
-    group.addoption("--chains", type=int, default=0, help="Runs that are killed, 5 times each; 0: the quick part.")
-    group.addoption("--faults-seed", type=int, help="Seed of the random moments; by default one is drawn, and printed.")
+    group.addoption(
+        "--chains",
+        type=int,
+        default=0,
+        help="Runs that are killed, 5 times each; 0: the quick part.",
+    )
+    group.addoption(
+        "--faults-seed",
+        type=int,
+        help="Seed of the random moments; by default one is drawn, and printed.",
+    )
     group.addoption("--faults-output", help="JSON file for what came of it.")
 
 
 def pytest_configure(config):
-    if config.option.faults_seed is None:  # Before the workers of pytest-xdist are started, and so the same for all.
+    if (
+        config.option.faults_seed is None
+    ):  # Before the workers of pytest-xdist are started, and so the same for all.
         config.option.faults_seed = random.randrange(10**6)
     config.pluginmanager.register(Record(config), "faults_record")
 
@@ -91,7 +102,9 @@ def tally(request):
     """Return a function that notes what became of one fault: (fault, survived, **numbers)."""
 
     def note(fault, survived, **numbers):
-        request.node.user_properties.append(("fault", {"fault": fault, "survived": survived, **numbers}))
+        request.node.user_properties.append(
+            ("fault", {"fault": fault, "survived": survived, **numbers})
+        )
 
     return note
 
@@ -111,7 +124,11 @@ class Record:
 
     def pytest_sessionfinish(self, exitstatus):
         """Write the file, unless something failed: then there is nothing to tell but that."""
-        if exitstatus or not self.config.option.faults_output or hasattr(self.config, "workerinput"):
+        if (
+            exitstatus
+            or not self.config.option.faults_output
+            or hasattr(self.config, "workerinput")
+        ):
             return
         table = {}
         for fault in self.faults:
@@ -126,5 +143,7 @@ class Record:
             "date": datetime.date.today().isoformat(),
             **circumstances(),
         }
-        result["device"] = result["device"].removeprefix("4 x ")  # The four are this process's alone.
+        result["device"] = result["device"].removeprefix(
+            "4 x "
+        )  # The four are this process's alone.
         Path(self.config.option.faults_output).write_text(json.dumps(result, indent=2) + "\n")

@@ -24,18 +24,27 @@ def test_what_an_image_costs(depth, million_multiply_adds, megaflops, megabytes)
 
 
 def test_the_convolutions_are_those_of_the_network():
-    shapes = jax.eval_shape(lambda: ResNet(14).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    shapes = jax.eval_shape(
+        lambda: ResNet(14).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    )
     kernels = [leaf.shape for leaf in jax.tree.leaves(shapes["params"]) if len(leaf.shape) == 4]
     assert sorted(kernels) == sorted((3, 3, layer.c, layer.c2) for layer, _ in convolutions(14))
 
 
 def test_the_roofline_is_that_of_the_device():
-    assert round(8_000_000 / roofline(56, "NVIDIA H200"), 1) == 33.4  # Seconds of 160 epochs of 50,000.
+    assert (
+        round(8_000_000 / roofline(56, "NVIDIA H200"), 1) == 33.4
+    )  # Seconds of 160 epochs of 50,000.
     assert roofline(56, "cpu") is None
 
 
 def test_candidates_are_the_same_convolution():
-    x, kernel = jax.random.normal(jax.random.key(0), (2, 6, 8, 16)), jax.random.normal(jax.random.key(1), (3, 3, 16, 8))
+    x, kernel = (
+        jax.random.normal(jax.random.key(0), (2, 6, 8, 16)),
+        jax.random.normal(jax.random.key(1), (3, 3, 16, 8)),
+    )
     np.testing.assert_allclose(packed(x, kernel, 1), plain_convolve(x, kernel, 1), atol=1e-4)
     x, kernel = x[..., :3], kernel[:, :, :3]
-    np.testing.assert_allclose(padded_to_eight(x, kernel, 1), plain_convolve(x, kernel, 1), atol=1e-4)
+    np.testing.assert_allclose(
+        padded_to_eight(x, kernel, 1), plain_convolve(x, kernel, 1), atol=1e-4
+    )

@@ -12,11 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_cifar import ResNet, create_train_state, learning_rate_schedule, make_optimizer, train_step
+from resnet_cifar import (
+    ResNet,
+    create_train_state,
+    learning_rate_schedule,
+    make_optimizer,
+    train_step,
+)
 from resnet_cifar.checkpoint import Checkpoints, digests, fields, seal
 from resnet_cifar.errors import UserError
 
-METADATA = {"config": {"depth": 8}, "preprocessing": {"mean": [0.5], "std": [0.2]}, "class_names": ["a"]}
+METADATA = {
+    "config": {"depth": 8},
+    "preprocessing": {"mean": [0.5], "std": [0.2]},
+    "class_names": ["a"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +142,9 @@ def test_the_sums_of_an_epoch_under_way_come_back_exactly(trained, tmp_path):
 
 
 def test_a_state_that_is_not_finite_is_not_saved(trained, tmp_path):
-    bad = trained.replace(batch_stats=jax.tree.map(lambda leaf: leaf.at[0].set(jnp.inf), trained.batch_stats))
+    bad = trained.replace(
+        batch_stats=jax.tree.map(lambda leaf: leaf.at[0].set(jnp.inf), trained.batch_stats)
+    )
     with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.save(trained)
         with pytest.raises(UserError, match="state after step 2 is not finite and was not saved"):
@@ -179,9 +191,12 @@ def empty(folder):
 
 
 DAMAGES = {
-    "flipped bit": lambda folder: flip(largest_array(folder), largest_array(folder).stat().st_size // 2),
+    "flipped bit": lambda folder: flip(
+        largest_array(folder), largest_array(folder).stat().st_size // 2
+    ),
     "flipped bit in the metadata": lambda folder: flip(
-        folder / "metadata" / "metadata", (folder / "metadata" / "metadata").read_bytes().index(b'"steps": 1') + 9
+        folder / "metadata" / "metadata",
+        (folder / "metadata" / "metadata").read_bytes().index(b'"steps": 1') + 9,
     ),
     "truncated file": lambda folder: os.truncate(largest_array(folder), 1000),
     "emptied folder": empty,
@@ -192,13 +207,17 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(two_saved, tmp_path, capsys, damage):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    two_saved, tmp_path, capsys, damage
+):
     shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
     DAMAGES[damage](tmp_path / "checkpoints" / "9")
     with open_checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore(new_state())
         assert restored.state.step == 8
-        checkpoints.save(restored.state.replace(step=np.int32(9)))  # The damaged one is no longer in the way.
+        checkpoints.save(
+            restored.state.replace(step=np.int32(9))
+        )  # The damaged one is no longer in the way.
     assert f"warning: the checkpoint {tmp_path / 'checkpoints' / '9'} " in capsys.readouterr().err
     assert len(list((tmp_path / "damaged_checkpoints").glob("9-*"))) == 1
     with open_checkpoints(tmp_path) as checkpoints:
@@ -220,7 +239,9 @@ def test_without_a_whole_checkpoint_nothing_is_moved(two_saved, tmp_path):
 @pytest.mark.parametrize("version", [1, 2])
 def test_checkpoints_of_every_format_load(version, tmp_path):
     """Each was made by `tests/checkpoints/README.md`; an old one is trained on like a new one."""
-    shutil.copytree(Path(__file__).parent / "checkpoints" / f"format_{version}", tmp_path / "checkpoints" / "6")
+    shutil.copytree(
+        Path(__file__).parent / "checkpoints" / f"format_{version}", tmp_path / "checkpoints" / "6"
+    )
     tx = make_optimizer(learning_rate_schedule(0.1, warmup_steps=2, decay_steps=(4,)))
     like = jax.eval_shape(lambda: create_train_state(jax.random.key(0), ResNet(8, width=1), tx))
     with Checkpoints(tmp_path, {}) as checkpoints:
@@ -245,5 +266,7 @@ with Checkpoints(Path(sys.argv[1]), {}) as checkpoints:
     assert checkpoints.restore(like).state.step == 9
 print(seen)
 """
-    out = subprocess.run([sys.executable, "-c", code, two_saved], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code, two_saved], capture_output=True, text=True, check=True
+    )
     assert out.stdout == "[]\n"

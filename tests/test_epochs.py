@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_cifar import Images, ResNet, augment, create_train_state, make_optimizer, normalize, train_step
+from resnet_cifar import (
+    Images,
+    ResNet,
+    augment,
+    create_train_state,
+    make_optimizer,
+    normalize,
+    train_step,
+)
 from resnet_cifar.epochs import eval_indices, eval_steps, train_steps
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -29,13 +37,19 @@ def new_state():
 
 def test_one_dispatch_of_three_steps_is_three_steps(data):
     indices = jnp.arange(24).reshape(3, 8)
-    together, metrics = jax.jit(partial(train_steps, preprocess=PREPROCESS))(new_state(), data, indices, KEY)
+    together, metrics = jax.jit(partial(train_steps, preprocess=PREPROCESS))(
+        new_state(), data, indices, KEY
+    )
     one_by_one = new_state()
     for step, rows in enumerate(indices):
         images = augment(jax.random.fold_in(KEY, step), data.images[rows])
-        one_by_one, single = train_step(one_by_one, {"image": PREPROCESS(images), "label": data.labels[rows]})
+        one_by_one, single = train_step(
+            one_by_one, {"image": PREPROCESS(images), "label": data.labels[rows]}
+        )
         np.testing.assert_allclose(metrics["loss_sum"][step], single["loss_sum"], rtol=1e-4)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), together.params, one_by_one.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), together.params, one_by_one.params
+    )
 
 
 def test_the_same_seed_and_step_give_the_same_batch(data):
@@ -46,14 +60,18 @@ def test_the_same_seed_and_step_give_the_same_batch(data):
             batches.append(images)
             return PREPROCESS(images)
 
-        train_steps(state.replace(step=jnp.int32(step)), data, jnp.arange(8)[None], KEY, preprocess=spy)
+        train_steps(
+            state.replace(step=jnp.int32(step)), data, jnp.arange(8)[None], KEY, preprocess=spy
+        )
         return np.asarray(batches[0])
 
     np.testing.assert_array_equal(seen(new_state(), 5), seen(new_state(), 5))
     assert (seen(new_state(), 5) != seen(new_state(), 6)).any()
 
 
-@pytest.mark.parametrize(("n", "batch_size", "rows"), [(50, 16, 4), (48, 16, 3), (10_000, 1024, 10), (3, 8, 1)])
+@pytest.mark.parametrize(
+    ("n", "batch_size", "rows"), [(50, 16, 4), (48, 16, 3), (10_000, 1024, 10), (3, 8, 1)]
+)
 def test_eval_indices_name_each_image_once(n, batch_size, rows):
     indices = eval_indices(n, batch_size)
     assert indices.shape == (rows, batch_size)
@@ -64,9 +82,13 @@ def test_eval_indices_name_each_image_once(n, batch_size, rows):
 def test_every_image_is_scored_once_whatever_the_batch_size(data, batch_size):
     state = new_state()
     indices = jnp.asarray(eval_indices(50, batch_size))
-    metrics = jax.device_get(jax.jit(partial(eval_steps, preprocess=PREPROCESS))(state, data, indices))
+    metrics = jax.device_get(
+        jax.jit(partial(eval_steps, preprocess=PREPROCESS))(state, data, indices)
+    )
     logits = state.apply_fn(
-        {"params": state.params, "batch_stats": state.batch_stats}, PREPROCESS(data.images), train=False
+        {"params": state.params, "batch_stats": state.batch_stats},
+        PREPROCESS(data.images),
+        train=False,
     )
     assert metrics["count"].sum() == 50
     assert metrics["correct"].sum() == int((logits.argmax(1) == data.labels).sum())

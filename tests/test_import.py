@@ -10,7 +10,9 @@ def test_import_is_light():
         "print(time.perf_counter() - start);"
         "print([m for m in ('tensorflow_datasets', 'tensorflow', 'orbax', 'matplotlib') if m in sys.modules])"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     seconds, loaded = out.splitlines()
     assert float(seconds) < 2
     assert loaded == "[]"

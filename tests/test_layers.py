@@ -25,7 +25,9 @@ def assert_close(got, expected, dtype="float32"):
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         assert a.dtype == b.dtype and a.shape == b.shape
         tolerance = TOLERANCE[dtype] * max(1, float(abs(b).max()))
-        np.testing.assert_allclose(np.asarray(a, np.float32), np.asarray(b, np.float32), atol=tolerance)
+        np.testing.assert_allclose(
+            np.asarray(a, np.float32), np.asarray(b, np.float32), atol=tolerance
+        )
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,9 @@ def test_gradients_of_a_convolution(size, stride, h, w, dtype):
     x, kernel = normal(0, 6, h, w, 3, dtype=dtype), normal(1, size, size, 3, 5, dtype=dtype)
     dy = normal(2, *plain_convolve(x, kernel, stride).shape, dtype=dtype)
     got, expected = (
-        jax.jit(lambda x, kernel, f=f: jax.vjp(lambda x, kernel: f(x, kernel, stride), x, kernel)[1](dy))(x, kernel)
+        jax.jit(
+            lambda x, kernel, f=f: jax.vjp(lambda x, kernel: f(x, kernel, stride), x, kernel)[1](dy)
+        )(x, kernel)
         for f in (convolve, plain_convolve)
     )
     assert_close(got, expected, dtype)
@@ -51,7 +55,11 @@ def test_gradients_of_a_convolution(size, stride, h, w, dtype):
 
 def test_gradients_in_float64():
     with jax.enable_x64(True):
-        x, kernel, ones = normal(0, 4, 8, 8, 3, dtype="float64"), normal(1, 3, 3, 3, 3, dtype="float64"), jnp.ones(3)
+        x, kernel, ones = (
+            normal(0, 4, 8, 8, 3, dtype="float64"),
+            normal(1, 3, 3, 3, 3, dtype="float64"),
+            jnp.ones(3),
+        )
 
         def loss(convolve, kernel):
             return jnp.sin(batch_norm_relu(convolve(x, kernel, 1), ones, ones, x)[0]).sum()
@@ -67,7 +75,10 @@ def test_gradients_in_float64():
 def test_gradient_of_a_kernel_whatever_the_batch(batch):
     """At 32x32 a chunk has up to 4 images."""
     x, kernel = normal(0, batch, 32, 32, 4), normal(1, 3, 3, 4, 4)
-    got, expected = (jax.grad(lambda k, f=f: jnp.sin(f(x, k, 1)).sum())(kernel) for f in (convolve, plain_convolve))
+    got, expected = (
+        jax.grad(lambda k, f=f: jnp.sin(f(x, k, 1)).sum())(kernel)
+        for f in (convolve, plain_convolve)
+    )
     assert_close(got, expected)
 
 
@@ -75,7 +86,11 @@ def test_a_split_batch_has_the_same_gradient():
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     x, kernel = normal(0, 16, 32, 32, 4), normal(1, 3, 3, 4, 4)
     split = jax.device_put(x, jax.NamedSharding(mesh, jax.P("data")))
-    compiled = jax.jit(jax.grad(lambda k, x: jnp.sin(convolve(x, k, 1)).sum())).lower(kernel, split).compile()
+    compiled = (
+        jax.jit(jax.grad(lambda k, x: jnp.sin(convolve(x, k, 1)).sum()))
+        .lower(kernel, split)
+        .compile()
+    )
     assert "all-gather" not in compiled.as_text()  # The images stay on their devices.
     assert_close(
         compiled(jax.device_put(kernel, jax.NamedSharding(mesh, jax.P())), split),
@@ -88,7 +103,9 @@ def test_a_scanned_convolution_is_not_slow_on_a_cpu():
     x, kernel = normal(0, 32, 32, 32, 16), normal(1, 3, 3, 16, 16)
 
     def step(kernel, _):
-        return kernel - 0.1 * jax.grad(lambda k: (convolve(convolve(x, k, 1), k, 1) ** 2).mean())(kernel), None
+        return kernel - 0.1 * jax.grad(lambda k: (convolve(convolve(x, k, 1), k, 1) ** 2).mean())(
+            kernel
+        ), None
 
     def seconds(program):
         compiled = program.lower(kernel).compile()
@@ -122,7 +139,9 @@ def test_batch_norm_relu(with_shortcut, dtype):
         norm = nn.BatchNorm(use_running_average=False, momentum=0.9, epsilon=1e-5)
         x, shortcut = jax.tree.map(lambda a: a.astype("float32"), (x, shortcut))
         with jax.numpy_dtype_promotion("standard"):
-            y, updates = norm.apply({"params": params, "batch_stats": stats}, x, mutable=["batch_stats"])
+            y, updates = norm.apply(
+                {"params": params, "batch_stats": stats}, x, mutable=["batch_stats"]
+            )
         return nn.relu(y if shortcut is None else y + shortcut), updates
 
     y, grads, updates = jax.vjp(ours, params, x, shortcut, has_aux=True)
@@ -139,11 +158,17 @@ def test_products_with_the_hessian():
     ones, zeros = jnp.ones(3), jnp.zeros(3)
 
     def plain_norm(x, shortcut):
-        x = (x - x.mean((0, 1, 2), keepdims=True)) / jnp.sqrt(x.var((0, 1, 2), keepdims=True) + 1e-5)
+        x = (x - x.mean((0, 1, 2), keepdims=True)) / jnp.sqrt(
+            x.var((0, 1, 2), keepdims=True) + 1e-5
+        )
         return nn.relu(x + shortcut)
 
     def product(convolve, norm):
-        return jax.jvp(jax.grad(lambda kernel: jnp.sin(norm(convolve(x, kernel, 1), x)).sum()), (kernel,), (direction,))
+        return jax.jvp(
+            jax.grad(lambda kernel: jnp.sin(norm(convolve(x, kernel, 1), x)).sum()),
+            (kernel,),
+            (direction,),
+        )
 
     assert_close(
         product(convolve, lambda x, shortcut: batch_norm_relu(x, ones, zeros, shortcut)[0]),
@@ -159,14 +184,20 @@ def test_the_network_is_the_plain_one():
     @partial(jax.jit, static_argnums=0)
     def everything(model, params):
         def loss(params):
-            logits, updates = model.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
+            logits, updates = model.apply(
+                variables | {"params": params}, images, train=True, mutable=["batch_stats"]
+            )
             return jax.nn.logsumexp(logits, axis=1).mean(), (logits, updates)
 
         return jax.grad(loss, has_aux=True)(params)
 
     with jax.numpy_dtype_promotion("standard"):
-        shapes = jax.eval_shape(partial(PlainResNet(8).init, train=False), jax.random.key(0), images[:1])
+        shapes = jax.eval_shape(
+            partial(PlainResNet(8).init, train=False), jax.random.key(0), images[:1]
+        )
         assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
-        got, expected = (everything(model, variables["params"]) for model in (ResNet(8), PlainResNet(8)))
+        got, expected = (
+            everything(model, variables["params"]) for model in (ResNet(8), PlainResNet(8))
+        )
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3 * abs(b).max())

@@ -86,7 +86,10 @@ def test_help_shows_the_flags():
         (["--config.depth=20", "--config=configs/resnet56.py"], r"before a value for --config"),
         (["--config=configs/resnet57.py"], r"there is no config file configs/resnet57.py"),
         (["--config=configs/resnet56.py:papre"], r"recipe='papre' is unknown: did you mean paper"),
-        (["--config=configs/resnet56.py", "--config.depth=21"], r"depth=21 is not 6n \+ 2 .* 20 and 26"),
+        (
+            ["--config=configs/resnet56.py", "--config.depth=21"],
+            r"depth=21 is not 6n \+ 2 .* 20 and 26",
+        ),
         (
             ["--config=configs/resnet56.py", "--config.lerning_rate=1"],
             r"config.lerning_rate is unknown: did you mean learning_rate",
@@ -96,20 +99,41 @@ def test_help_shows_the_flags():
         (["--config=setup.cfg.py"], r"there is no config file setup.cfg.py"),
         (["--config="], r"give a config"),
         (["--config=tests/conftest.py"], r"the config can't be loaded: .*get_config"),
-        (["--config=configs/resnet56.py", "--config.train_split=trian"], r"the split 'trian' is unknown"),
+        (
+            ["--config=configs/resnet56.py", "--config.train_split=trian"],
+            r"the split 'trian' is unknown",
+        ),
         (["--config=configs/resnet56.py", "--config.batch_size=many"], r"config.batch_size=many"),
         (["--config=configs/resnet56.py", "--config.batch_size=64.5"], r"config.batch_size=64.5"),
-        (["--config=configs/resnet56.py", "--config.learning_rate=nan"], r"learning_rate=nan is out of range"),
-        (["--config=configs/resnet56.py", "--config.learning_rate=-1"], r"learning_rate=-1.0 is out of range"),
-        (["--config=configs/resnet56.py", "--config.decay_epochs=120,80"], r"milestones out of order"),
-        (["--config=configs/resnet56.py", "config.depth=20"], r"unexpected argument 'config.depth=20'.*--"),
+        (
+            ["--config=configs/resnet56.py", "--config.learning_rate=nan"],
+            r"learning_rate=nan is out of range",
+        ),
+        (
+            ["--config=configs/resnet56.py", "--config.learning_rate=-1"],
+            r"learning_rate=-1.0 is out of range",
+        ),
+        (
+            ["--config=configs/resnet56.py", "--config.decay_epochs=120,80"],
+            r"milestones out of order",
+        ),
+        (
+            ["--config=configs/resnet56.py", "config.depth=20"],
+            r"unexpected argument 'config.depth=20'.*--",
+        ),
         (
             ["--config=configs/resnet56.py", "--config.dataset=cifar11"],
             r"dataset='cifar11' is unknown: did you mean cifar10",
         ),
         (["--config=configs/resnet56.py", "--wrokdir=x"], r"wrokdir.*workdir"),
-        ([*QUICK, "--config.batch_size=300"], r"batch_size=300 is larger than the 200 training images"),
-        (["--config=configs/resnet56.py", "--config.data_dir=/dev/null"], r"data_dir='/dev/null' can't be read"),
+        (
+            [*QUICK, "--config.batch_size=300"],
+            r"batch_size=300 is larger than the 200 training images",
+        ),
+        (
+            ["--config=configs/resnet56.py", "--config.data_dir=/dev/null"],
+            r"data_dir='/dev/null' can't be read",
+        ),
         ([*QUICK, "--workdir=/dev/null/run"], r"workdir /dev/null/run can't be"),
     ],
 )
@@ -126,7 +150,9 @@ def test_a_mistake_gets_one_sentence_and_no_traceback(arguments, message, tmp_pa
 def test_an_early_ctrl_c_ends_it_without_a_traceback(seconds):
     """In the imports, which take a second or two."""
     command = [sys.executable, "main.py", *QUICK, "--workdir=/dev/null/run"]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
@@ -142,6 +168,8 @@ atexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.5)))
 sys.argv = ["main.py", "--config=configs/quickstart.py", "--workdir=/dev/null/run"]
 runpy.run_path("main.py", run_name="__main__")
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1 and done.stderr.startswith("error: "), done.stderr
     assert "stopped by" not in done.stderr

@@ -25,17 +25,27 @@ def count(model) -> int:
 @pytest.mark.parametrize("num_classes", [10, 100])
 def test_parameters_of_the_family(depth, shortcut, num_classes):
     if depth == 1202 and (num_classes == 100 or shortcut == "B"):
-        pytest.skip("tracing 1202 layers takes seconds, and the other depths show the head and the shortcut")
+        pytest.skip(
+            "tracing 1202 layers takes seconds, and the other depths show the head and the shortcut"
+        )
     expected = PARAMETERS[depth] + SHORTCUT_B * (shortcut == "B") + 65 * (num_classes - 10)
     assert count(ResNet(depth, num_classes=num_classes, shortcut=shortcut)) == expected
 
 
 def test_width_scales_every_stage():
-    shapes = jax.eval_shape(partial(ResNet(8, width=8).init, train=False), jax.random.key(0), IMAGES)["params"]
-    assert [shapes[f"stage{i}_block1"]["conv2"]["kernel"].shape[-1] for i in (1, 2, 3)] == [8, 16, 32]
+    shapes = jax.eval_shape(
+        partial(ResNet(8, width=8).init, train=False), jax.random.key(0), IMAGES
+    )["params"]
+    assert [shapes[f"stage{i}_block1"]["conv2"]["kernel"].shape[-1] for i in (1, 2, 3)] == [
+        8,
+        16,
+        32,
+    ]
 
 
-@pytest.mark.parametrize(("depth", "nearest"), [(21, "20 and 26"), (7, "8"), (2, "8"), (55, "50 and 56")])
+@pytest.mark.parametrize(
+    ("depth", "nearest"), [(21, "20 and 26"), (7, "8"), (2, "8"), (55, "50 and 56")]
+)
 def test_illegal_depth_names_the_nearest_legal_ones(depth, nearest):
     with pytest.raises(ValueError, match=rf"depth={depth} .* {nearest}$"):
         ResNet(depth)
@@ -86,7 +96,9 @@ def test_a_block_is_the_equation_of_the_paper(shortcut):
         x = jnp.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (8, 8)))
     else:
         x = norm("shortcut_bn", conv("shortcut_conv", x, 2, 0))
-    np.testing.assert_allclose(block.apply(variables, block_input(), train=False), jax.nn.relu(x + y), atol=1e-5)
+    np.testing.assert_allclose(
+        block.apply(variables, block_input(), train=False), jax.nn.relu(x + y), atol=1e-5
+    )
 
 
 def block_input():
@@ -131,7 +143,9 @@ def test_initial_values():
 
 
 def test_the_model_uses_its_initializers():
-    params = ResNet(8, shortcut="B", scale_init=uniform_scale).init(jax.random.key(0), IMAGES, train=False)["params"]
+    params = ResNet(8, shortcut="B", scale_init=uniform_scale).init(
+        jax.random.key(0), IMAGES, train=False
+    )["params"]
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name.endswith("kernel"):
@@ -147,4 +161,6 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
     model = ResNet(8, dtype=jnp.bfloat16)
     variables = ResNet(8).init(jax.random.key(0), IMAGES, train=False)
     logits, state = model.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
-    assert {leaf.dtype for leaf in jax.tree.leaves((variables, logits, state))} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, logits, state))} == {
+        jnp.dtype("float32")
+    }

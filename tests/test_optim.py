@@ -27,7 +27,9 @@ def test_paper_schedule_has_no_warmup():
 
 
 def test_paper_schedule_of_resnet110_begins_at_a_tenth():
-    schedule = learning_rate_schedule(0.1, warmup_steps=400, decay_steps=(32_000, 48_000), warmup="constant")
+    schedule = learning_rate_schedule(
+        0.1, warmup_steps=400, decay_steps=(32_000, 48_000), warmup="constant"
+    )
     for step, rate in {0: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1, 32_000: 0.01}.items():
         np.testing.assert_allclose(schedule(step), rate, rtol=1e-5, err_msg=f"step {step}")
 
@@ -35,14 +37,26 @@ def test_paper_schedule_of_resnet110_begins_at_a_tenth():
 @pytest.mark.parametrize(
     ("decay", "expected"),
     [
-        ("cosine", {5: 0.1, 10: 0.2, 50: 0.2 * (1 + math.cos(math.pi * 4 / 9)) / 2, 55: 0.1, 99: 0.0000609, 100: 0.0}),
+        (
+            "cosine",
+            {
+                5: 0.1,
+                10: 0.2,
+                50: 0.2 * (1 + math.cos(math.pi * 4 / 9)) / 2,
+                55: 0.1,
+                99: 0.0000609,
+                100: 0.0,
+            },
+        ),
         ("linear", {5: 0.1, 10: 0.2, 55: 0.1, 99: 0.2 / 90, 100: 0.0}),
     ],
 )
 def test_a_schedule_may_fall_to_0_at_the_end(decay, expected):
     schedule = learning_rate_schedule(0.2, num_steps=100, warmup_steps=10, decay=decay)
     for step, rate in expected.items():
-        np.testing.assert_allclose(schedule(step), rate, rtol=1e-3, atol=1e-8, err_msg=f"step {step}")
+        np.testing.assert_allclose(
+            schedule(step), rate, rtol=1e-3, atol=1e-8, err_msg=f"step {step}"
+        )
 
 
 def test_schedule_refuses_what_makes_no_sense():
@@ -56,7 +70,11 @@ def test_schedule_refuses_what_makes_no_sense():
         learning_rate_schedule(0.1, warmup="cosine")
     with pytest.raises(ValueError, match="decay='cosin' is unknown"):
         learning_rate_schedule(0.1, decay="cosin")
-    for wrong in ({}, {"num_steps": 30, "warmup_steps": 30}, {"num_steps": 30, "decay_steps": (20,)}):
+    for wrong in (
+        {},
+        {"num_steps": 30, "warmup_steps": 30},
+        {"num_steps": 30, "decay_steps": (20,)},
+    ):
         with pytest.raises(ValueError, match="decay='cosine' needs num_steps"):
             learning_rate_schedule(0.1, decay="cosine", **wrong)
 
@@ -64,9 +82,17 @@ def test_schedule_refuses_what_makes_no_sense():
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_optimizer_is_sgd_with_momentum_and_coupled_decay_as_in_torch(nesterov):
     momentum, decay, rates = 0.9, 0.01, [0.0, 0.1, 0.1, 0.01, 0.02]
-    tx = make_optimizer(lambda step: jnp.asarray(rates)[step], momentum=momentum, weight_decay=decay, nesterov=nesterov)
+    tx = make_optimizer(
+        lambda step: jnp.asarray(rates)[step],
+        momentum=momentum,
+        weight_decay=decay,
+        nesterov=nesterov,
+    )
     rng = np.random.default_rng(0)
-    params = {"kernel": rng.normal(size=(3, 2)).astype(np.float32), "bias": rng.normal(size=2).astype(np.float32)}
+    params = {
+        "kernel": rng.normal(size=(3, 2)).astype(np.float32),
+        "bias": rng.normal(size=2).astype(np.float32),
+    }
     expected = {name: value.astype(np.float64) for name, value in params.items()}
     buffers = {name: np.zeros_like(value) for name, value in expected.items()}
     opt_state = tx.init(params)
@@ -74,8 +100,17 @@ def test_optimizer_is_sgd_with_momentum_and_coupled_decay_as_in_torch(nesterov):
         grads = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), params)
         updates, opt_state = tx.update(grads, opt_state, params)
         params = jax.tree.map(jnp.add, params, updates)
-        for name, value in expected.items():  # torch.optim.SGD, dampening 0: every parameter decays, biases too.
+        for (
+            name,
+            value,
+        ) in expected.items():  # torch.optim.SGD, dampening 0: every parameter decays, biases too.
             decayed = grads[name] + decay * value
             buffers[name] = momentum * buffers[name] + decayed
-            expected[name] = value - rate * (decayed + momentum * buffers[name] if nesterov else buffers[name])
-    jax.tree.map(lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6), params, expected)
+            expected[name] = value - rate * (
+                decayed + momentum * buffers[name] if nesterov else buffers[name]
+            )
+    jax.tree.map(
+        lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6),
+        params,
+        expected,
+    )

@@ -75,11 +75,15 @@ def test_train_step_updates_the_batch_statistics(state):
 
 def test_a_loss_of_ones_own(state):
     def smoothed(logits, labels):
-        return optax.softmax_cross_entropy(logits, optax.smooth_labels(jax.nn.one_hot(labels, 10), 0.1))
+        return optax.softmax_cross_entropy(
+            logits, optax.smooth_labels(jax.nn.one_hot(labels, 10), 0.1)
+        )
 
     own = create_train_state(jax.random.key(0), ResNet(8), make_optimizer(0.05), loss_fn=smoothed)
     batch = make_batch()
-    assert float(train_step(own, batch)[1]["loss_sum"]) != float(train_step(copy(state), batch)[1]["loss_sum"])
+    assert float(train_step(own, batch)[1]["loss_sum"]) != float(
+        train_step(copy(state), batch)[1]["loss_sum"]
+    )
 
 
 def test_eval_step_leaves_padding_out(state):

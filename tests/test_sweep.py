@@ -15,9 +15,10 @@ import jax
 import pytest
 
 from resnet_cifar import sweep as sweep_module
-from resnet_cifar.config import Config, make_config
+from resnet_cifar.config import Config
 from resnet_cifar.errors import Diverged, UserError
-from resnet_cifar.runlog import read_rows
+from resnet_cifar.log import read_rows
+from resnet_cifar.recipes import make_config
 from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.sweep import Cell, each_once, make_cells, numbers, sweep, take_share, time_left
 from resnet_cifar.train import train_and_evaluate
@@ -37,7 +38,10 @@ def short(tiny) -> Config:
 
 
 def make(config, folder, seeds=(0, 1)):
-    return [Cell("card", dataclasses.replace(config, seed=seed), folder / f"seed{seed}") for seed in seeds]
+    return [
+        Cell("card", dataclasses.replace(config, seed=seed), folder / f"seed{seed}")
+        for seed in seeds
+    ]
 
 
 def test_the_most_valuable_runs_come_first():
@@ -45,14 +49,23 @@ def test_the_most_valuable_runs_come_first():
         Path("runs"), {"num_epochs": 3}, recipes=["card", "strong"], datasets=["cifar10", "cifar100"], depths=[56, 20],
         seeds=[0, 1, 2, 3, 4],
     )  # fmt: skip
-    order = [(cell.recipe, cell.config.dataset, cell.config.depth, cell.config.seed) for cell in cells]
-    waves = [("cifar10", (0, 1, 2)), ("cifar100", (0, 1, 2)), ("cifar10", (3, 4)), ("cifar100", (3, 4))]
+    order = [
+        (cell.recipe, cell.config.dataset, cell.config.depth, cell.config.seed) for cell in cells
+    ]
+    waves = [
+        ("cifar10", (0, 1, 2)),
+        ("cifar100", (0, 1, 2)),
+        ("cifar10", (3, 4)),
+        ("cifar100", (3, 4)),
+    ]
     assert order == [
         (recipe, dataset, depth, seed)
         for recipe in ("card", "strong") for dataset, seeds in waves for depth in (56, 20) for seed in seeds
     ]  # fmt: skip
     assert cells[0].config == make_config("card", depth=56, num_epochs=3)
-    assert cells[-1].config == make_config("strong", depth=20, dataset="cifar100", seed=4, num_epochs=3)
+    assert cells[-1].config == make_config(
+        "strong", depth=20, dataset="cifar100", seed=4, num_epochs=3
+    )
     assert [str(cells[at].folder) for at in (0, -1)] == [
         "runs/resnet56-cifar10-seed0", "runs/resnet20-cifar100-strong-seed4",
     ]  # fmt: skip
@@ -60,7 +73,12 @@ def test_the_most_valuable_runs_come_first():
 
 def test_shards_share_the_networks_with_their_seeds():
     cells = make_cells(
-        Path("runs"), {}, recipes=["card"], datasets=["cifar10"], depths=[56, 20, 8], seeds=[0, 1, 2, 3, 4]
+        Path("runs"),
+        {},
+        recipes=["card"],
+        datasets=["cifar10"],
+        depths=[56, 20, 8],
+        seeds=[0, 1, 2, 3, 4],
     )
     shares = [take_share(cells, f"{index}/2") for index in (1, 2)]
     assert [[(cell.config.depth, cell.config.seed) for cell in share] for share in shares] == [
@@ -75,10 +93,14 @@ def test_a_shard_that_is_none_is_refused(shard):
         take_share([], shard)
 
 
-def test_a_sweep_compiles_once_and_trains_each_run_as_a_run_by_itself(short, tmp_path, capsys, monkeypatch):
+def test_a_sweep_compiles_once_and_trains_each_run_as_a_run_by_itself(
+    short, tmp_path, capsys, monkeypatch
+):
     compiled = []
     original = sweep_module.Programs
-    monkeypatch.setattr(sweep_module, "Programs", lambda config: compiled.append(config) or original(config))
+    monkeypatch.setattr(
+        sweep_module, "Programs", lambda config: compiled.append(config) or original(config)
+    )
     cells = make(short, tmp_path)
     sweep(cells, Stop())
     out = capsys.readouterr().out
@@ -86,7 +108,10 @@ def test_a_sweep_compiles_once_and_trains_each_run_as_a_run_by_itself(short, tmp
     assert re.search(r"card +synthetic +0 of 2\n2 runs left\nseed0: begins, 1 of 2", out)
     assert re.search(r"seed0: [\d.]+% after \d+ s of training; 1 run left, about 0:0", out)
     assert re.search(r"seed1: [\d.]+% after \d+ s of training; 0 runs left\n", out)
-    assert "epoch 2  step 8  test" in (tmp_path / "seed1" / "log.txt").read_text() and "epoch" not in out
+    assert (
+        "epoch 2  step 8  test" in (tmp_path / "seed1" / "log.txt").read_text()
+        and "epoch" not in out
+    )
     train_and_evaluate(cells[1].config, tmp_path / "alone")
     assert scores(tmp_path / "seed1") == scores(tmp_path / "alone") != scores(tmp_path / "seed0")
 
@@ -94,7 +119,9 @@ def test_a_sweep_compiles_once_and_trains_each_run_as_a_run_by_itself(short, tmp
     sweep(cells, Stop())
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     elsewhere = [cell._replace(folder=tmp_path / "elsewhere" / cell.folder.name) for cell in cells]
-    for cell, copy in zip(cells, elsewhere, strict=True):  # A summary by itself says that a run has finished.
+    for cell, copy in zip(
+        cells, elsewhere, strict=True
+    ):  # A summary by itself says that a run has finished.
         copy.folder.mkdir(parents=True)
         shutil.copy(cell.folder / "summary.json", copy.folder)
     assert all(sweep_module.finished(cell) for cell in elsewhere)
@@ -190,8 +217,12 @@ def test_a_run_with_fewer_epochs_is_prolonged(short, tmp_path):
     sweep(cells, Stop())
     longer = [cells[0]._replace(config=dataclasses.replace(cells[0].config, num_epochs=3))]
     assert sweep_module.finished(cells[0]) and not sweep_module.finished(longer[0])
-    with pytest.raises(UserError, match=r"num_epochs is 2 there and 1.5 here, and can only be raised"):
-        sweep([cells[0]._replace(config=dataclasses.replace(cells[0].config, num_epochs=1.5))], Stop())
+    with pytest.raises(
+        UserError, match=r"num_epochs is 2 there and 1.5 here, and can only be raised"
+    ):
+        sweep(
+            [cells[0]._replace(config=dataclasses.replace(cells[0].config, num_epochs=1.5))], Stop()
+        )
 
 
 def test_a_damaged_summary_is_noticed_before_anything_begins(short, tmp_path):
@@ -203,7 +234,9 @@ def test_a_damaged_summary_is_noticed_before_anything_begins(short, tmp_path):
     assert not cells[0].folder.exists()
 
 
-def test_a_workdir_that_can_not_be_written_is_noticed_before_anything_begins(short, tmp_path, capsys):
+def test_a_workdir_that_can_not_be_written_is_noticed_before_anything_begins(
+    short, tmp_path, capsys
+):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file is not a folder that you may write to"):
         sweep(make(short, tmp_path / "file"), Stop())
@@ -229,7 +262,10 @@ def test_missing_data_is_noticed_before_anything_begins(tmp_path):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"depth": 21}, r"depth=21 is not 6n \+ 2 .* 20 and 26"), ({"dataset": "cifar11"}, "did you mean cifar10")],
+    [
+        ({"depth": 21}, r"depth=21 is not 6n \+ 2 .* 20 and 26"),
+        ({"dataset": "cifar11"}, "did you mean cifar10"),
+    ],
 )
 def test_a_config_that_makes_no_sense_is_noticed_before_anything_begins(fields, message, tmp_path):
     with pytest.raises(UserError, match=message):
@@ -259,7 +295,14 @@ def run(*arguments):
 def test_a_dry_run_shows_what_is_left(tmp_path):
     done = run("--dry_run", f"--workdir={tmp_path}", "--shard=1/2")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[:6] == ["finished", "ResNet20", "ResNet32", "ResNet44", "ResNet56", "ResNet110"]
+    assert done.stdout.split()[:6] == [
+        "finished",
+        "ResNet20",
+        "ResNet32",
+        "ResNet44",
+        "ResNet56",
+        "ResNet110",
+    ]
     assert done.stdout.endswith("\n75 runs left\n")
     assert not list(tmp_path.iterdir())
 
@@ -269,7 +312,10 @@ def test_a_dry_run_shows_what_is_left(tmp_path):
     [
         (["--depths=21", "--dry_run"], r"depth=21 is not 6n \+ 2 .* 20 and 26"),
         (["--config.seed=3"], "--config.seed would be the same for all runs: use --seeds"),
-        (["--config.lerning_rate=3"], r"config.lerning_rate is unknown: did you mean learning_rate"),
+        (
+            ["--config.lerning_rate=3"],
+            r"config.lerning_rate is unknown: did you mean learning_rate",
+        ),
     ],
 )
 def test_a_mistake_gets_one_sentence(arguments, message, tmp_path):
@@ -283,7 +329,13 @@ def test_a_mistake_gets_one_sentence(arguments, message, tmp_path):
 
 def test_the_command_listens_to_signals(tmp_path):
     """And what the loop makes of one that comes later is shown above."""
-    arguments = ["--recipes=card", "--datasets=synthetic", "--depths=8", "--seeds=0,1", f"--workdir={tmp_path}"]
+    arguments = [
+        "--recipes=card",
+        "--datasets=synthetic",
+        "--depths=8",
+        "--seeds=0,1",
+        f"--workdir={tmp_path}",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "resnet_cifar.sweep", *arguments],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"},
@@ -293,4 +345,7 @@ def test_the_command_listens_to_signals(tmp_path):
         assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (143, "stopped by SIGTERM: there was nothing to save\n") and not out
+    assert (process.returncode, err) == (
+        143,
+        "stopped by SIGTERM: there was nothing to save\n",
+    ) and not out

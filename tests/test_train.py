@@ -18,21 +18,25 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from resnet_cifar import describe, runlog, workdir
+from resnet_cifar import describe, workdir
+from resnet_cifar import log as runlog
 from resnet_cifar import run as run_module
 from resnet_cifar.checkpoint import fields
 from resnet_cifar.config import Config
 from resnet_cifar.errors import UserError
+from resnet_cifar.log import read_rows
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.programs import Programs, keep_programs
 from resnet_cifar.run import Run, add, mean_metrics
-from resnet_cifar.runlog import read_rows
 from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.train import dry_run, train_and_evaluate
 
 
 def untimed(rows):
-    return [{k: v for k, v in row.items() if "seconds" not in k and "per_second" not in k} for row in rows]
+    return [
+        {k: v for k, v in row.items() if "seconds" not in k and "per_second" not in k}
+        for row in rows
+    ]
 
 
 def train(run, state, step):
@@ -67,7 +71,14 @@ def finished(tiny, tmp_path_factory):
 def test_a_run_leaves_its_files(finished):
     _, folder, _ = finished
     names = {path.name for path in folder.iterdir() if "tfevents" not in path.name}
-    assert names == {"config.json", "metrics.jsonl", "summary.json", "curves.png", "checkpoints", "lock"}
+    assert names == {
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "curves.png",
+        "checkpoints",
+        "lock",
+    }
     (events,) = folder.glob("*tfevents*")
     assert b"test/accuracy" in events.read_bytes()
     assert json.loads((folder / "config.json").read_text())["batch_size"] == 32
@@ -81,7 +92,9 @@ def test_there_is_a_row_for_every_epoch_and_every_evaluation(finished):
     expected = [(step, split) for step in (4, 8, 12, 14) for split in ("train", "test")]
     assert [(row["step"], row["split"]) for row in rows] == expected
     assert [row["epoch"] for row in rows[::2]] == [1, 2, 3, 3.5]
-    np.testing.assert_allclose([row["learning_rate"] for row in rows[::2]], [0.075, 0.1, 0.01, 0.001], rtol=1e-5)
+    np.testing.assert_allclose(
+        [row["learning_rate"] for row in rows[::2]], [0.075, 0.1, 0.01, 0.001], rtol=1e-5
+    )
 
 
 def test_the_summary_says_it_all(finished):
@@ -89,19 +102,39 @@ def test_the_summary_says_it_all(finished):
     summary = json.loads((folder / "summary.json").read_text())
     last = read_rows(folder)[-1]
     assert summary["test_accuracy"] == last["accuracy"] and summary["test_loss"] == last["loss"]
-    assert summary["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(state.params)) == 75_290
+    assert (
+        summary["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(state.params)) == 75_290
+    )
     assert summary["steps"] == int(state.step) == 14
     assert summary["epochs"]["test"]["epoch"] == [1, 2, 3, 3.5]
     assert summary["train_seconds"] > 0 and summary["compile_seconds"] > 0
     np.testing.assert_allclose(summary["images_per_second"], 14 * 32 / summary["train_seconds"])
-    assert summary["config"]["depth"] == config.depth and summary["versions"]["jax"] == jax.__version__
+    assert (
+        summary["config"]["depth"] == config.depth and summary["versions"]["jax"] == jax.__version__
+    )
     assert "CPU" in summary["device"]
 
 
 def test_every_test_image_is_scored_once():
     sums = {}
-    add(sums, {"loss_sum": np.array([30.0]), "correct": np.array([8]), "correct_top5": [9], "count": [10]})
-    add(sums, {"loss_sum": np.array([2.0, 1]), "correct": np.array([1, 0]), "correct_top5": [1, 2], "count": [3, 2]})
+    add(
+        sums,
+        {
+            "loss_sum": np.array([30.0]),
+            "correct": np.array([8]),
+            "correct_top5": [9],
+            "count": [10],
+        },
+    )
+    add(
+        sums,
+        {
+            "loss_sum": np.array([2.0, 1]),
+            "correct": np.array([1, 0]),
+            "correct_top5": [1, 2],
+            "count": [3, 2],
+        },
+    )
     assert mean_metrics(sums, expected=15) == {"loss": 2.2, "accuracy": 0.6, "top5_accuracy": 0.8}
     with pytest.raises(RuntimeError, match="15 images were scored instead of 16"):
         mean_metrics(sums, expected=16)
@@ -120,10 +153,17 @@ def test_the_run_is_built_from_its_config(tiny):
     }
     scales = {name: state.params["stem_bn"]["scale"] for name, state in states.items()}
     assert (scales["ones"] == 1).all() and (scales["uniform"] < 1).all()
-    assert (states["seed"].params["stem_conv"]["kernel"] != states["uniform"].params["stem_conv"]["kernel"]).all()
+    assert (
+        states["seed"].params["stem_conv"]["kernel"]
+        != states["uniform"].params["stem_conv"]["kernel"]
+    ).all()
 
     state = states["sgd"]
-    params, opt_state, grads = state.params, state.opt_state, jax.tree.map(np.ones_like, state.params)
+    params, opt_state, grads = (
+        state.params,
+        state.opt_state,
+        jax.tree.map(np.ones_like, state.params),
+    )
     value, buffer = np.float64(params["head"]["kernel"][0, 0]), 0.0
     for rate in (0.0, 0.025, 0.05):  # Four steps of warm-up to 0.1.
         updates, opt_state = state.tx.update(grads, opt_state, params)
@@ -139,16 +179,21 @@ def test_a_seed_has_an_order_of_its_own(tiny):
     assert len({tuple(order) for order in orders}) == 4
 
 
-def test_a_run_with_the_programs_of_another_seed_compiles_nothing_and_is_the_same(finished, tmp_path, monkeypatch):
+def test_a_run_with_the_programs_of_another_seed_compiles_nothing_and_is_the_same(
+    finished, tmp_path, monkeypatch
+):
     config, folder, state = finished
     programs = Programs(other := dataclasses.replace(config, seed=5))
-    assert programs.serve(config) and not programs.serve(dataclasses.replace(config, weight_decay=0.1))
+    assert programs.serve(config) and not programs.serve(
+        dataclasses.replace(config, weight_decay=0.1)
+    )
     train_and_evaluate(other, tmp_path / "other", programs=programs)
     shared = train_and_evaluate(config, tmp_path / "shared", programs=programs)
     jax.tree.map(np.testing.assert_array_equal, fields(shared), fields(state))
     assert untimed(read_rows(tmp_path / "shared")) == untimed(read_rows(folder))
     seconds = [
-        json.loads((tmp_path / name / "summary.json").read_text())["compile_seconds"] for name in ("other", "shared")
+        json.loads((tmp_path / name / "summary.json").read_text())["compile_seconds"]
+        for name in ("other", "shared")
     ]
     assert seconds[0] > 0 == seconds[1]
 
@@ -167,7 +212,9 @@ def test_one_dispatch_an_epoch_as_on_accelerators_trains_the_same(tiny):
     np.testing.assert_allclose(*results, rtol=1e-2)
 
 
-def test_the_next_epoch_is_enqueued_before_the_results_of_the_last_are_read(tiny, tmp_path, monkeypatch):
+def test_the_next_epoch_is_enqueued_before_the_results_of_the_last_are_read(
+    tiny, tmp_path, monkeypatch
+):
     """As on one accelerator."""
     events = []
 
@@ -190,12 +237,19 @@ def test_the_next_epoch_is_enqueued_before_the_results_of_the_last_are_read(tiny
     note(Run, "dispatch", lambda split, *_: f"enqueue {split}")
     note(runlog.RunLog, "record", lambda step, split, _: f"record {split} {step // 4}")
     config = dataclasses.replace(tiny, checkpoint_every_epochs=0, batch_size=32)
-    monkeypatch.setattr(run_module, "eval_indices", lambda n, size: np.arange(n).reshape(1, -1))  # One dispatch.
+    monkeypatch.setattr(
+        run_module, "eval_indices", lambda n, size: np.arange(n).reshape(1, -1)
+    )  # One dispatch.
     train_and_evaluate(config, tmp_path)
     # The first dispatch is waited for, as it says how long they take.
     expected = ["enqueue train", "record train 1", "enqueue test"]
     for epoch in (1, 2, 3):
-        expected += ["enqueue train", f"record test {epoch}", "enqueue test", f"record train {epoch + 1}"]
+        expected += [
+            "enqueue train",
+            f"record test {epoch}",
+            "enqueue test",
+            f"record train {epoch + 1}",
+        ]
     assert events == [*expected, "record test 4"]
 
 
@@ -214,7 +268,9 @@ def test_programs_are_kept_where_that_can_be(tmp_path, monkeypatch):
         assert jax.config.values["jax_compilation_cache_dir"] == before["jax_compilation_cache_dir"]
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         keep_programs()
-        assert jax.config.values["jax_compilation_cache_dir"].startswith(str(tmp_path / "cache" / "resnet_cifar"))
+        assert jax.config.values["jax_compilation_cache_dir"].startswith(
+            str(tmp_path / "cache" / "resnet_cifar")
+        )
     finally:
         for name, value in before.items():
             jax.config.update(name, value)
@@ -235,8 +291,12 @@ def test_resume_equals_uninterrupted_run(finished, tmp_path, monkeypatch):
         train_and_evaluate(config, tmp_path)
     monkeypatch.undo()
     assert not (tmp_path / "summary.json").exists()
-    with (tmp_path / "metrics.jsonl").open("a") as file:  # What a run leaves that dies between a row and a save.
-        file.write('{"step": 12, "epoch": 3.0, "split": "train", "loss": 1.0, "accuracy": 0.1}\n{"step": 12, "ep')
+    with (tmp_path / "metrics.jsonl").open(
+        "a"
+    ) as file:  # What a run leaves that dies between a row and a save.
+        file.write(
+            '{"step": 12, "epoch": 3.0, "split": "train", "loss": 1.0, "accuracy": 0.1}\n{"step": 12, "ep'
+        )
 
     resumed = train_and_evaluate(config, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, fields(resumed), fields(state))
@@ -248,7 +308,10 @@ def test_a_finished_run_started_again_changes_nothing(finished, tmp_path, capsys
     shutil.copytree(folder, tmp_path / "copy")
     again = train_and_evaluate(config, tmp_path / "copy")
     jax.tree.map(np.testing.assert_array_equal, fields(again), fields(state))
-    files = [sorted(path.relative_to(top) for path in top.iterdir()) for top in (folder, tmp_path / "copy")]
+    files = [
+        sorted(path.relative_to(top) for path in top.iterdir())
+        for top in (folder, tmp_path / "copy")
+    ]
     assert files[0] == files[1]
     for name in ("metrics.jsonl", "summary.json"):
         assert (tmp_path / "copy" / name).read_text() == (folder / name).read_text()
@@ -258,7 +321,9 @@ def test_a_finished_run_started_again_changes_nothing(finished, tmp_path, capsys
 def test_another_config_in_the_same_workdir_is_refused(finished):
     config, folder, _ = finished
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"learning_rate is 0.1 there and 0.2 here.*another --workdir"):
+    with pytest.raises(
+        UserError, match=r"learning_rate is 0.1 there and 0.2 here.*another --workdir"
+    ):
         train_and_evaluate(dataclasses.replace(config, learning_rate=0.2), folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -282,14 +347,18 @@ def test_validation_is_watched_and_the_test_set_scored_once_at_the_end(tiny, tmp
     assert rows == [(2, "validation"), (4, "validation"), (4, "test")]
 
 
-def test_the_best_by_validation_outlives_newer_checkpoints_and_the_test_set_chooses_none(tiny, tmp_path, monkeypatch):
+def test_the_best_by_validation_outlives_newer_checkpoints_and_the_test_set_chooses_none(
+    tiny, tmp_path, monkeypatch
+):
     scores = {"validation": iter([0.3, 0.9, 0.5, 0.4]), "test": iter([0.9, 0.1, 0.1, 0.1, 0.1])}
 
     def scripted(self, state, split, *, finish, stop):
         finish({"loss": 1.0, "accuracy": next(scores[split]), "top5_accuracy": 1.0})
 
     monkeypatch.setattr(Run, "evaluate", scripted)
-    train_and_evaluate(dataclasses.replace(tiny, validation_split="train[130:200]"), tmp_path / "validated")
+    train_and_evaluate(
+        dataclasses.replace(tiny, validation_split="train[130:200]"), tmp_path / "validated"
+    )
     train_and_evaluate(tiny, tmp_path / "tested")
     kept = {name: sorted(int(path.name) for path in (tmp_path / name / "checkpoints").iterdir())
             for name in ("validated", "tested")}  # fmt: skip
@@ -310,11 +379,15 @@ def test_four_devices_train_like_one(tiny, monkeypatch):
     alone, _, alone_sums = train(one, one.programs.place(one.init_state()), 0)
     np.testing.assert_allclose(sums["loss_sum"], alone_sums["loss_sum"], rtol=1e-4)
     np.testing.assert_allclose(score["loss"], evaluate(one, alone, "test")["loss"], rtol=1e-3)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), state.params, alone.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), state.params, alone.params
+    )
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused(tiny):
-    with pytest.raises(UserError, match=r"config.batch_size=30 must be a multiple of the 4 devices"):
+    with pytest.raises(
+        UserError, match=r"config.batch_size=30 must be a multiple of the 4 devices"
+    ):
         Run(dataclasses.replace(tiny, batch_size=30))
 
 
@@ -330,7 +403,9 @@ def test_the_header_takes_its_rates_from_the_schedule(tiny):
 
 
 def test_the_header_names_a_decay_that_falls_all_the_way(tiny):
-    lines = describe.schedule_lines(Run(dataclasses.replace(tiny, decay="cosine"), load=blank_splits))
+    lines = describe.schedule_lines(
+        Run(dataclasses.replace(tiny, decay="cosine"), load=blank_splits)
+    )
     assert [line.split("learning rate ")[1] for line in lines] == [
         "rising from 0 to 0.1 until step 4 (epoch 1)",
         "falling from 0.1 to 0, cosine, until step 16 (epoch 4)",
@@ -350,7 +425,9 @@ def test_without_a_terminal_a_line_tells_of_long_epochs(tmp_path, monkeypatch, c
     assert re.search(r"step 5 of 10  [\d,]+ images/s .* 0:00:00 left", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize(("content", "message"), [("[1]", "that is not a config"), ("{}", "depth is 'missing' there")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("[1]", "that is not a config"), ("{}", "depth is 'missing' there")]
+)
 def test_a_config_that_is_no_config_is_refused(tiny, tmp_path, content, message):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(UserError, match=message):
@@ -390,7 +467,9 @@ class StopAfter(Stop):
 
 # An epoch is polled once in the loop and once for each of 4 steps, an evaluation for each of 7 batches.
 @pytest.mark.parametrize(("polls", "saved"), [(7, 4), (13, 4), (15, 6)])
-def test_a_run_that_is_stopped_goes_on_from_that_very_step(finished, tmp_path, polls, saved, capsys):
+def test_a_run_that_is_stopped_goes_on_from_that_very_step(
+    finished, tmp_path, polls, saved, capsys
+):
     config, folder, state = finished
     with pytest.raises(Stopped, match=rf"saved at step {saved} of 14"):
         train_and_evaluate(config, tmp_path, StopAfter(polls))
@@ -402,7 +481,9 @@ def test_a_run_that_is_stopped_goes_on_from_that_very_step(finished, tmp_path, p
 
 def test_a_run_of_several_steps_a_dispatch_is_stopped_between_them(tiny, tmp_path, monkeypatch):
     """As on one accelerator, with an evaluation and the next epoch under way."""
-    config = dataclasses.replace(tiny, num_epochs=2, warmup_epochs=0.5, decay_epochs=(1,), checkpoint_every_epochs=0)
+    config = dataclasses.replace(
+        tiny, num_epochs=2, warmup_epochs=0.5, decay_epochs=(1,), checkpoint_every_epochs=0
+    )
     original, first = Programs.__init__, jax.devices()[:1]
 
     def two_a_dispatch(self, *arguments, **named):
@@ -432,7 +513,11 @@ def test_damaged_rows_are_named(finished, tmp_path, damage):
         path.write_text("".join([*lines[:2], damage, *lines[3:]]))
     else:
         path.unlink()
-    message = f"line 3 of {path} is damaged" if damage else f"{path} lacks rows from before the checkpoint of step 14"
+    message = (
+        f"line 3 of {path} is damaged"
+        if damage
+        else f"{path} lacks rows from before the checkpoint of step 14"
+    )
     with pytest.raises(UserError, match=message):
         train_and_evaluate(config, tmp_path)
 
@@ -456,9 +541,19 @@ def test_a_finished_run_can_be_prolonged(finished, tmp_path, capsys):
     longer = dataclasses.replace(config, num_epochs=4, eval_every_epochs=2, data_dir="elsewhere")
     state = train_and_evaluate(longer, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["num_epochs"] == 4
-    assert int(state.step) == 16 and json.loads((tmp_path / "summary.json").read_text())["steps"] == 16
-    assert [row["step"] for row in read_rows(tmp_path) if row["split"] == "train"] == [4, 8, 12, 14, 16]
-    with pytest.raises(UserError, match=r"num_epochs is 4 there and 3.5 here, and can only be raised"):
+    assert (
+        int(state.step) == 16 and json.loads((tmp_path / "summary.json").read_text())["steps"] == 16
+    )
+    assert [row["step"] for row in read_rows(tmp_path) if row["split"] == "train"] == [
+        4,
+        8,
+        12,
+        14,
+        16,
+    ]
+    with pytest.raises(
+        UserError, match=r"num_epochs is 4 there and 3.5 here, and can only be raised"
+    ):
         train_and_evaluate(config, tmp_path)
 
 
@@ -466,7 +561,10 @@ def test_a_second_run_in_a_workdir_is_refused_at_once(finished, tmp_path):
     config, _, _ = finished
     with (
         workdir.claimed(tmp_path, config),
-        pytest.raises(UserError, match=rf"in use by process {os.getpid()} on {socket.gethostname()}: .* --workdir"),
+        pytest.raises(
+            UserError,
+            match=rf"in use by process {os.getpid()} on {socket.gethostname()}: .* --workdir",
+        ),
     ):
         train_and_evaluate(config, tmp_path)
     (tmp_path / "lock").write_text("process 1 on a host that is no more")
@@ -480,7 +578,12 @@ def test_a_second_run_in_a_workdir_is_refused_at_once(finished, tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tiny, tmp_path):
     """At a rate of 10^12 from the second epoch on."""
-    leap = {"warmup": "constant", "learning_rate": 1e12, "decay_factor": 1e-13, "eval_every_epochs": 0}
+    leap = {
+        "warmup": "constant",
+        "learning_rate": 1e12,
+        "decay_factor": 1e-13,
+        "eval_every_epochs": 0,
+    }
     with pytest.raises(UserError) as error:
         train_and_evaluate(dataclasses.replace(tiny, **leap), tmp_path)
     assert re.match(
@@ -557,16 +660,21 @@ def test_a_run_claims_no_success_over_a_save_that_failed(finished, tmp_path, mon
     def save(self, step, *arguments, **named):
         if step == failing:
             (self.directory / f"{step}.orbax-checkpoint-tmp").mkdir()
-            raise ValueError("RESOURCE_EXHAUSTED: No space left on device [tensorstore_spec and more")
+            raise ValueError(
+                "RESOURCE_EXHAUSTED: No space left on device [tensorstore_spec and more"
+            )
         return original(self, step, *arguments, **named)
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", save)
     with pytest.raises(
-        UserError, match=rf"step {failing} can't be written to .* No space left on device\. The run ends"
+        UserError,
+        match=rf"step {failing} can't be written to .* No space left on device\. The run ends",
     ):
         train_and_evaluate(config, tmp_path)
     assert not (tmp_path / "summary.json").exists()
-    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == ({"4"} if failing == 8 else {"8", "12"})
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == (
+        {"4"} if failing == 8 else {"8", "12"}
+    )
     monkeypatch.undo()
     resumed = train_and_evaluate(config, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, fields(resumed), fields(state))

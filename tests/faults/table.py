@@ -3,14 +3,17 @@
 import json
 from pathlib import Path
 
-from resnet_cifar.tables import between_markers
+from resnet_cifar.report.tables import between_markers
 
 ROOT = Path(__file__).parents[2]
 
 
 def table(result: dict) -> str:
     """Return a record of faults as Markdown."""
-    lines = ["| fault | tried | survived | lost, at most | seconds to exit, at most |", "|---|---|---|---|---|"]
+    lines = [
+        "| fault | tried | survived | lost, at most | seconds to exit, at most |",
+        "|---|---|---|---|---|",
+    ]
     for fault, row in sorted(result["faults"].items()):
         epochs = row.get("epochs_to_repeat", 0)
         lost = f"{epochs} epoch{'s' * (epochs > 1)} to train again" if epochs else "nothing"
@@ -29,4 +32,6 @@ def update(page: str, result: dict) -> str:
 
 if __name__ == "__main__":
     page = ROOT / "docs" / "reliability.md"
-    page.write_text(update(page.read_text(), json.loads((ROOT / "results" / "faults.json").read_text())))
+    page.write_text(
+        update(page.read_text(), json.loads((ROOT / "results" / "faults.json").read_text()))
+    )

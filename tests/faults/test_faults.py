@@ -48,7 +48,9 @@ class Start:
         self.err = workdir.with_name(workdir.name + ".err")
         with self.out.open("w") as out, self.err.open("w") as err:
             command = [sys.executable, "main.py", *RUN, f"--workdir={workdir}", *flags]
-            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err)
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=out, stderr=err
+            )
 
     def wait(self, timeout=120):
         """Return the exit status."""
@@ -81,7 +83,9 @@ def saving(workdir):
 
 def checkpoints(workdir):
     """Return the steps of the checkpoints, in order."""
-    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
+    return sorted(
+        int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit()
+    )
 
 
 def newest(workdir):
@@ -115,7 +119,9 @@ def state_of(workdir):
 def reference(request, programs, tmp_path_factory):
     """Return the workdir of a run that nothing happens to, and how long it takes once programs are compiled."""
     folder = tmp_path_factory.mktemp("reference")
-    for name in ("first", "run")[0 if request.config.option.chains else 1 :]:  # The first fills the cache.
+    for name in ("first", "run")[
+        0 if request.config.option.chains else 1 :
+    ]:  # The first fills the cache.
         start = Start(folder / name, {"JAX_PLATFORMS": "cpu", **os.environ})
         start.finish()
     return folder / "run", time.monotonic() - start.began
@@ -135,7 +141,9 @@ def moments(request):
 def same(workdir, reference):
     """Compare a finished run with the one that nothing happened to."""
     path, _ = reference
-    best = max((row for row in rows(path) if row["split"] == "validation"), key=lambda row: row["accuracy"])
+    best = max(
+        (row for row in rows(path) if row["split"] == "validation"), key=lambda row: row["accuracy"]
+    )
     return (
         rows(workdir) == rows(path)
         and state_of(workdir) == state_of(path)
@@ -162,7 +170,12 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(
             continue
         assert status == -signal.SIGKILL, start.err.read_text()
         reached = max((row["step"] for row in rows(workdir)), default=0)
-        lost.append(("in a save" if saving(workdir) else "at a random moment", max(0, reached - newest(workdir))))
+        lost.append(
+            (
+                "in a save" if saving(workdir) else "at a random moment",
+                max(0, reached - newest(workdir)),
+            )
+        )
     Start(workdir, environment).finish()
     survived = same(workdir, reference)
     for when, steps in lost:
@@ -233,7 +246,9 @@ def test_a_second_ctrl_c_does_not_wait(long, environment, tmp_path, tally):
     sent = time.monotonic()
     status = start.kill(signal.SIGINT)
     assert status == 130 and time.monotonic() - sent < 1
-    assert start.says("SIGINT: stopping after the step under way") and start.says("nothing is saved")
+    assert start.says("SIGINT: stopping after the step under way") and start.says(
+        "nothing is saved"
+    )
 
 
 def flip_a_bit(moments, path):
@@ -272,7 +287,9 @@ def test_a_damaged_newest_checkpoint_costs_an_epoch_at_most(
         check.wait_until(lambda check=check: check.says(r"resuming from|^epoch"))
         assert check.kill() == -signal.SIGKILL, check.err.read_text()
         resumed = int(check.says(r"resuming from the checkpoint of step (\d+)")[1])
-        assert resumed == before or check.says(f"warning: the checkpoint .*{before} (is damaged|can't be read)")
+        assert resumed == before or check.says(
+            f"warning: the checkpoint .*{before} (is damaged|can't be read)"
+        )
         kinds.append((kind, (before - resumed) // STEPS_PER_EPOCH))
     Start(workdir, environment).finish()
     survived = same(workdir, reference)
@@ -319,13 +336,22 @@ def test_a_full_disk_ends_the_run_with_a_sentence(
     reached = max((row["step"] for row in rows(workdir)), default=0)
     lines = start.err.read_text().strip().splitlines()
     assert status == 1 and len(lines) == 1 and lines[0].startswith("error: "), start.err.read_text()
-    assert re.search("No space left on device|RESOURCE_EXHAUSTED", lines[0]) and "can't be written" in lines[0]
-    assert not (workdir / "summary.json").exists() and not saving(workdir) and not list(workdir.rglob("*.part"))
+    assert (
+        re.search("No space left on device|RESOURCE_EXHAUSTED", lines[0])
+        and "can't be written" in lines[0]
+    )
+    assert (
+        not (workdir / "summary.json").exists()
+        and not saving(workdir)
+        and not list(workdir.rglob("*.part"))
+    )
 
     with contextlib.suppress(OSError), filler.open("ab") as file:
         file.write(b"\0" * 2_000_000)
     again = Start(workdir, environment)  # Still full: refused as clearly, and nothing is lost.
-    assert again.wait() == 1 and again.says("error: .*can't be written") and newest(workdir) == before
+    assert (
+        again.wait() == 1 and again.says("error: .*can't be written") and newest(workdir) == before
+    )
     filler.unlink()
     Start(workdir, environment).finish()
     survived = same(workdir, reference)
@@ -359,7 +385,10 @@ def test_a_run_that_diverges_ends_and_keeps_its_checkpoints(long, environment, t
     start = Start(tmp_path / "run", environment, *diverge)
     assert start.wait() == 1
     lines = start.err.read_text().strip().splitlines()
-    survived = checkpoints(tmp_path / "run") == [8, 16] and not (tmp_path / "run" / "summary.json").exists()
+    survived = (
+        checkpoints(tmp_path / "run") == [8, 16]
+        and not (tmp_path / "run" / "summary.json").exists()
+    )
     said = re.fullmatch(
         r"error: step 1[789] \(epoch 2\.\d+\), at learning rate 1e\+12, has the loss \S+ and a gradient of norm "
         r"(nan|inf), after [\d.e+]+ in the step before: .*Checkpoints from before are as they were.*",

@@ -63,7 +63,9 @@ def make_images(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np
     y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)[:, None] - (SIDE - 1) / 2
     top, left = uniform(-6, 6, 2)
     radius = uniform(8, 13)
-    inside = evaluate([SHAPES[name] for name in shapes], shape, (y - top) / radius, (x - left) / radius)
+    inside = evaluate(
+        [SHAPES[name] for name in shapes], shape, (y - top) / radius, (x - left) / radius
+    )
     phase_y, phase_x = uniform(0, 12, 2)
     bright = evaluate([TEXTURES[name] for name in textures], texture, y + phase_y, x + phase_x)
 

@@ -10,11 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from resnet_cifar import results
-from resnet_cifar.config import EXCEPTIONS, RECIPES, Config, make_config
+from resnet_cifar.config import Config
 from resnet_cifar.errors import UserError
 from resnet_cifar.models import ResNet
-from resnet_cifar.results import Result, select, spread
+from resnet_cifar.recipes import DEPTH_OVERRIDES, RECIPES, make_config
+from resnet_cifar.report import runs as results
+from resnet_cifar.report.runs import Result, select, spread
 
 DEPTHS = (20, 32, 44, 56, 110)
 NETWORKS = tuple(f"ResNet{depth}" for depth in DEPTHS)
@@ -30,7 +31,9 @@ def between_markers(page: str, name: str, text: str) -> str:
     before, _, rest = page.partition(begin)
     _, found, after = rest.partition(end)
     if not found:
-        raise UserError(f"a page lacks the line {begin.strip()}, or {end.strip()} after it: put it back")
+        raise UserError(
+            f"a page lacks the line {begin.strip()}, or {end.strip()} after it: put it back"
+        )
     return before + begin + text + end + after
 
 
@@ -49,7 +52,9 @@ def family(load: Load, recipes: Iterable[str], up: str) -> list[str]:
         own = results.finished(load(recipe))
         for device in sorted({result["device"] for result in own}) or ["one GPU"]:
             runs = [result for result in own if result["device"] == device]
-            rows[f"training on {device}, `{recipe}`"] = [pace(select(runs, "cifar10", depth)) for depth in DEPTHS]
+            rows[f"training on {device}, `{recipe}`"] = [
+                pace(select(runs, "cifar10", depth)) for depth in DEPTHS
+            ]
     return [
         *table(["", *NETWORKS], ([name, *cells] for name, cells in rows.items())),
         "",
@@ -72,12 +77,18 @@ def parameters(depth: int) -> int:
 def accuracy(runs: list[Result], dataset: str, depth: int) -> str:
     """Return a cell: mean ± standard deviation in percent (runs; how many more diverged)."""
     own = select(runs, dataset, depth)
-    lost = sum("diverged" in run and (run["dataset"], run["depth"]) == (dataset, depth) for run in runs)
+    lost = sum(
+        "diverged" in run and (run["dataset"], run["depth"]) == (dataset, depth) for run in runs
+    )
     if not own:
         return f"all {lost} diverged" if lost else NOTHING
     mean, deviation, n = spread([100 * run["test_accuracy"] for run in own])
     number = f"{n}; {lost} diverged" if lost else f"{n}"
-    return f"{mean:.2f} ({number})" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f} ({number})"
+    return (
+        f"{mean:.2f} ({number})"
+        if math.isnan(deviation)
+        else f"{mean:.2f} ± {deviation:.2f} ({number})"
+    )
 
 
 def pace(runs: list[Result]) -> str:
@@ -92,8 +103,13 @@ def pace(runs: list[Result]) -> str:
 def comparison(load: Load) -> list[str]:
     """Return the table of what the other recipes gain over the card's, seed by seed."""
     rows = []
-    for dataset, recipe in ((dataset, recipe) for dataset in TITLES for recipe in shown(load) if recipe != "card"):
-        cells = [gain(*(select(load(name), dataset, depth) for name in (recipe, "card"))) for depth in DEPTHS]
+    for dataset, recipe in (
+        (dataset, recipe) for dataset in TITLES for recipe in shown(load) if recipe != "card"
+    ):
+        cells = [
+            gain(*(select(load(name), dataset, depth) for name in (recipe, "card")))
+            for depth in DEPTHS
+        ]
         rows.append([f"{TITLES[dataset]}, `{recipe}` over `card`", *cells])
     return table(["points", *NETWORKS], rows)
 
@@ -115,28 +131,55 @@ def peers(load: Load, others: list[dict[str, Any]], up: str) -> list[str]:
             cells = [accuracy(load(recipe), dataset, depth) for depth in DEPTHS]
             epochs = f"{RECIPES[recipe].get('num_epochs', Config.num_epochs)} epochs, batch "
             batch = RECIPES[recipe].get("batch_size", Config.batch_size)
-            rows.append([f"**this project, `{recipe}`**", *cells, f"{epochs}{batch}", "last epoch, mean of all seeds"])
+            rows.append(
+                [
+                    f"**this project, `{recipe}`**",
+                    *cells,
+                    f"{epochs}{batch}",
+                    "last epoch, mean of all seeds",
+                ]
+            )
         for peer in (peer for peer in others if peer["dataset"] == dataset):
             cells = [
-                f"{peer['accuracy'][str(depth)]:.2f}" if str(depth) in peer["accuracy"] else "" for depth in DEPTHS
+                f"{peer['accuracy'][str(depth)]:.2f}" if str(depth) in peer["accuracy"] else ""
+                for depth in DEPTHS
             ]
-            rows.append([f"[{peer['name']}]({peer['url']})", *cells, peer["recipe"], peer["selection"]])
+            rows.append(
+                [f"[{peer['name']}]({peer['url']})", *cells, peer["recipe"], peer["selection"]]
+            )
         heading = [title, *NETWORKS, "recipe", "which epoch"]
         lines += [*table(heading, rows), ""]
-    return [*lines, f"What others report is in [peers.json]({up}results/peers.json), with their times."]
+    return [
+        *lines,
+        f"What others report is in [peers.json]({up}results/peers.json), with their times.",
+    ]
 
 
 def recipes() -> list[str]:
     """Return the table of every recipe's hyperparameters, as `Config` has them."""
     configs = {recipe: dataclasses.asdict(make_config(recipe)) for recipe in RECIPES}
-    hidden = ("depth", "dataset", "data_dir", "seed", "width", "eval_every_epochs", "checkpoint_every_epochs")
+    hidden = (
+        "depth",
+        "dataset",
+        "data_dir",
+        "seed",
+        "width",
+        "eval_every_epochs",
+        "checkpoint_every_epochs",
+    )
     names = [field.name for field in dataclasses.fields(Config) if field.name not in hidden]
     rows = [
-        [f"`{name}`", *(results.show(list_of(config[name])) or "none" for config in configs.values())] for name in names
+        [
+            f"`{name}`",
+            *(results.show(list_of(config[name])) or "none" for config in configs.values()),
+        ]
+        for name in names
     ]
     notes = [
-        f"ResNet{depth} by `{recipe}` has " + ", ".join(f"`{name}={value}`" for name, value in fields.items()) + "."
-        for (recipe, depth), fields in EXCEPTIONS.items()
+        f"ResNet{depth} by `{recipe}` has "
+        + ", ".join(f"`{name}={value}`" for name, value in fields.items())
+        + "."
+        for (recipe, depth), fields in DEPTH_OVERRIDES.items()
     ]
     return [*table(["field", *(f"`{recipe}`" for recipe in configs)], rows), "", *notes]
 
@@ -154,12 +197,19 @@ def summary(groups: dict[str, list[Result]]) -> list[str]:
         for dataset, depth in sorted({(result["dataset"], result["depth"]) for result in group}):
             own = select(group, dataset, depth)
             seconds = f"{statistics.mean(run['train_seconds'] for run in own):,.0f}" if own else ""
-            rows.append([short[name], dataset, f"ResNet{depth}", accuracy(group, dataset, depth), seconds])
+            rows.append(
+                [short[name], dataset, f"ResNet{depth}", accuracy(group, dataset, depth), seconds]
+            )
             for other in list(groups)[: list(groups).index(name)]:
                 cell = gain(own, select(groups[other], dataset, depth))
                 if cell != NOTHING:
-                    gains.append([f"{short[name]} over {short[other]}", dataset, f"ResNet{depth}", cell])
-    lines = table(["nearest recipe", "data", "network", "test accuracy (%), seeds", "seconds of training"], rows)
+                    gains.append(
+                        [f"{short[name]} over {short[other]}", dataset, f"ResNet{depth}", cell]
+                    )
+    lines = table(
+        ["nearest recipe", "data", "network", "test accuracy (%), seeds", "seconds of training"],
+        rows,
+    )
     if gains:
         lines += ["", *table(["gain", "data", "network", "points, 95 % interval, pairs"], gains)]
     return [*([f"All with {common}.", ""] * bool(common)), *lines]
@@ -179,5 +229,7 @@ def origin(load: Load, names: Iterable[str], up: str) -> list[str]:
             devices = ", ".join(sorted({run["device"] for run in runs}))
             versions = ", ".join(sorted({f"jax {run['versions']['jax']}" for run in runs}))
             when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-            lines.append(f"[{name}.json]({up}results/{name}.json): {len(runs)} runs, {devices}, {versions}, {when}.")
+            lines.append(
+                f"[{name}.json]({up}results/{name}.json): {len(runs)} runs, {devices}, {versions}, {when}."
+            )
     return lines

@@ -17,7 +17,9 @@ from resnet_cifar.stop import Stop, Stopped
 def command(stop: Stop) -> Iterator[None]:
     """Exit with 1 and the sentence of a `UserError`, or as a shell expects after the signal that asked to stop."""
     logging.set_verbosity(logging.WARNING)  # The libraries' news is not the user's,
-    logging.get_absl_logger().setLevel("CRITICAL")  # and of what fails in orbax and TFDS we make a sentence.
+    logging.get_absl_logger().setLevel(
+        "CRITICAL"
+    )  # and of what fails in orbax and TFDS we make a sentence.
     sys.unraisablehook = drop_closed_loops
     try:
         yield
@@ -41,12 +43,16 @@ def parse_flags(argv: list[str], prepare: Callable[[list[str]], None]) -> list[s
         prepare(argv)
         rest = flags.FLAGS(argv)
         if len(rest) > 1:
-            raise UserError(f"unexpected argument {rest[1]!r}: flags begin with --, as in --config.seed=1")
+            raise UserError(
+                f"unexpected argument {rest[1]!r}: flags begin with --, as in --config.seed=1"
+            )
     except (UserError, flags.Error) as error:
         # A long message is one of ml_collections with the traceback of a config file: its last line says it.
         sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
     except Exception as error:  # A config file is a program, and anything can be wrong with it.
-        sys.exit(f"error: the config can't be loaded: {type(error).__name__}: {str(error).strip().splitlines()[-1]}")
+        sys.exit(
+            f"error: the config can't be loaded: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+        )
     return rest
 
 

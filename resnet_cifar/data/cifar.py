@@ -35,8 +35,13 @@ class Archive(NamedTuple):
 
 
 ARCHIVES = {
-    "cifar10": Archive("cifar-10-binary.tar.gz", "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"),
-    "cifar100": Archive("cifar-100-binary.tar.gz", "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec"),
+    "cifar10": Archive(
+        "cifar-10-binary.tar.gz", "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+    ),
+    "cifar100": Archive(
+        "cifar-100-binary.tar.gz",
+        "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+    ),
 }
 SIZES = {"train": 50_000, "test": 10_000}
 PROBE_SECONDS = 8
@@ -74,7 +79,11 @@ def class_names(name: str, data_dir: str | None) -> list[str]:
 
 def resolve(data_dir: str | None) -> Path:
     """Return the folder of the TFDS data sets: the argument, else $TFDS_DATA_DIR, else TFDS's default."""
-    folder = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().absolute()
+    folder = (
+        Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+        .expanduser()
+        .absolute()
+    )
     if folder.exists() and not folder.is_dir():
         raise UserError(f"data_dir={str(folder)!r} can't be read: it is not a folder")
     return folder
@@ -96,7 +105,9 @@ def read_prepared(folder: Path, split: str) -> bytes:
         info = json.loads((folder / "dataset_info.json").read_text())
         file_format = info.get("fileFormat", "tfrecord")
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{folder / 'dataset_info.json'} is damaged ({error}): delete that folder") from error
+        raise UserError(
+            f"{folder / 'dataset_info.json'} is damaged ({error}): delete that folder"
+        ) from error
     if file_format != "array_record":
         raise UserError(
             f"{folder} was prepared as {file_format}, which needs TensorFlow to be read. Prepare a second copy as "
@@ -106,10 +117,16 @@ def read_prepared(folder: Path, split: str) -> bytes:
     try:
         skip = {"image": tfds.decode.SkipDecoding()}
         records = tfds.builder_from_directory(folder).as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
-        examples = sorted(records.__getitems__(range(len(records))), key=lambda example: example["id"])
+        examples = sorted(
+            records.__getitems__(range(len(records))), key=lambda example: example["id"]
+        )
         with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
-            images = [Image.open(io.BytesIO(example["image"]), formats=["PNG"]) for example in examples]
-        if len(images) != SIZES[split] or {(image.size, image.mode) for image in images} != {((32, 32), "RGB")}:
+            images = [
+                Image.open(io.BytesIO(example["image"]), formats=["PNG"]) for example in examples
+            ]
+        if len(images) != SIZES[split] or {(image.size, image.mode) for image in images} != {
+            ((32, 32), "RGB")
+        }:
             raise ValueError(f"it must hold {SIZES[split]:,} images of 32 x 32 pixels in colour")
         pixels = [image.tobytes() for image in images]  # Only now are they decoded.
     except Exception as error:  # TFDS, array_record and Pillow each have their own.
@@ -128,7 +145,10 @@ def read_cache(cache: Path, source: bytes) -> memoryview | None:
     content = memoryview(cache.read_bytes())
     body = content[64:]
     if content[32:64] != hashlib.sha256(body).digest():
-        print(f"warning: {cache} is damaged, and is made anew from the data beside it", file=sys.stderr)
+        print(
+            f"warning: {cache} is damaged, and is made anew from the data beside it",
+            file=sys.stderr,
+        )
         return None
     return body if content[:32] == source else None
 
@@ -138,7 +158,9 @@ def write_cache(cache: Path, source: bytes, body: bytes) -> None:
     part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
     try:
         for left in cache.parent.glob(f"{cache.name}.*.part"):
-            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:  # By a process that was killed.
+            if (
+                time.time() - left.stat().st_mtime > ABANDONED_SECONDS
+            ):  # By a process that was killed.
                 left.unlink()
         with part.open("wb") as file:
             file.write(source + hashlib.sha256(body).digest())
@@ -147,7 +169,10 @@ def write_cache(cache: Path, source: bytes, body: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
-        print(f"no cache beside the data, the next start will be some seconds slower: {error}", file=sys.stderr)
+        print(
+            f"no cache beside the data, the next start will be some seconds slower: {error}",
+            file=sys.stderr,
+        )
 
 
 def prepare(name: str, data_dir: str | None) -> Path:
@@ -160,7 +185,9 @@ def prepare(name: str, data_dir: str | None) -> Path:
     check_reachable(name, root, builder._cifar_info.url)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
-    print(f"preparing {name} in {root}: once, and some 20 seconds after the download", file=sys.stderr)
+    print(
+        f"preparing {name} in {root}: once, and some 20 seconds after the download", file=sys.stderr
+    )
     try:
         builder.download_and_prepare()
     except (tfds.download.DownloadError, OSError) as error:
@@ -186,7 +213,9 @@ def make_builder(name: str, root: Path) -> Any:
         def _split_generators(self, dl_manager):
             info = self._cifar_info
             with tarfile.open(dl_manager.download(info.url)) as archive:
-                files = {m.name: f.read() for m in archive if m.isreg() and (f := archive.extractfile(m))}
+                files = {
+                    m.name: f.read() for m in archive if m.isreg() and (f := archive.extractfile(m))
+                }
             for key, file in zip(info.label_keys, info.label_files, strict=True):
                 self.info.features[key].names = files[info.prefix + file].decode().split()
             splits = {"train": info.train_files, "test": info.test_files}
@@ -233,7 +262,9 @@ def probe(url: str) -> str:
 
     def ask():
         try:
-            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS).close()
+            urllib.request.urlopen(
+                urllib.request.Request(url, method="HEAD"), timeout=PROBE_SECONDS
+            ).close()
             problems.clear()
         except (OSError, http.client.HTTPException) as error:
             problems[0] = str(error)

@@ -13,7 +13,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
 from resnet_cifar.errors import UserError
-from resnet_cifar.plots import plot_curves
+from resnet_cifar.report.plots import plot_curves
 from resnet_cifar.workdir import write_atomically
 
 PLAIN_LINE_SECONDS = 30
@@ -26,16 +26,22 @@ class RunLog:
     `seconds` or `per_second`.
     """
 
-    def __init__(self, workdir: Path, *, step: int, num_steps: int, steps_per_epoch: int, batch_size: int):
+    def __init__(
+        self, workdir: Path, *, step: int, num_steps: int, steps_per_epoch: int, batch_size: int
+    ):
         """Open the files to go on after `step`; rows of later steps, of a run cut off, are dropped."""
         self.workdir = workdir
         self._steps_per_epoch = steps_per_epoch
         self.rows = [row for row in read_rows(workdir) if row["step"] <= step]
-        write_atomically(workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows))
+        write_atomically(
+            workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows)
+        )
         self._file = (workdir / "metrics.jsonl").open("a")
         # Not through SummaryWriter: once its thread has met a full disk, the next event waits for ever.
         self._events = EventsWriter(str(workdir / "events"))
-        self._write_event(step + 1, session_log={"status": 1})  # Hides what an earlier start wrote from there on.
+        self._write_event(
+            step + 1, session_log={"status": 1}
+        )  # Hides what an earlier start wrote from there on.
         self._bar = tqdm.tqdm(
             total=num_steps * batch_size,
             initial=step * batch_size,
@@ -76,7 +82,12 @@ class RunLog:
 
     def record(self, step: int, split: str, values: dict[str, float]) -> None:
         """Add one row, to the files and to the screen."""
-        row = {"step": step, "epoch": round(step / self._steps_per_epoch, 3), "split": split, **values}
+        row = {
+            "step": step,
+            "epoch": round(step / self._steps_per_epoch, 3),
+            "split": split,
+            **values,
+        }
         self.rows.append(row)
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
@@ -93,7 +104,9 @@ class RunLog:
         """Return the row of this step and split, an empty one where there is none."""
         return next((row for row in self.rows if row["step"] == step and row["split"] == split), {})
 
-    def finish(self, summary: dict[str, Any], *, title: str, learning_rates: list[tuple[float, float]]) -> None:
+    def finish(
+        self, summary: dict[str, Any], *, title: str, learning_rates: list[tuple[float, float]]
+    ) -> None:
         """Write `curves.png` and then `summary.json`, which says that the run is complete."""
         plot_curves(self.rows, learning_rates, title, self.workdir / "curves.png")
         write_atomically(self.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -101,7 +114,11 @@ class RunLog:
 
 def format_row(row: dict[str, Any]) -> str:
     """Return a record as one line for people."""
-    parts = [f"epoch {row['epoch']:g}", f"step {row['step']:,}", f"{row['split']:<10} loss {row['loss']:.4f}"]
+    parts = [
+        f"epoch {row['epoch']:g}",
+        f"step {row['step']:,}",
+        f"{row['split']:<10} loss {row['loss']:.4f}",
+    ]
     parts.append(f"accuracy {row['accuracy']:.2%}")
     if "top5_accuracy" in row:
         parts.append(f"top-5 {row['top5_accuracy']:.2%}")
@@ -121,7 +138,9 @@ def read_rows(workdir: Path) -> list[dict[str, Any]]:
         try:
             if line.endswith("\n"):
                 row = json.loads(line)
-                rows.append({"step": row["step"], "epoch": row["epoch"], "split": row["split"]} | row)
+                rows.append(
+                    {"step": row["step"], "epoch": row["epoch"], "split": row["split"]} | row
+                )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"line {number} of {path} is damaged ({error!r}): put the file back, or choose another --workdir"

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from resnet_cifar import results, tables
-from resnet_cifar.config import make_config
 from resnet_cifar.errors import UserError
-from resnet_cifar.plots import plot_learning
-from resnet_cifar.report import curves, keep_recipes, publish, report, update
+from resnet_cifar.recipes import make_config
+from resnet_cifar.report import runs as results
+from resnet_cifar.report import tables
+from resnet_cifar.report.pages import curves, keep_recipes, publish, report, update
+from resnet_cifar.report.plots import plot_learning
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,10 +56,14 @@ def test_the_deviation_is_that_of_a_sample():
 
 def test_recipes_are_compared_seed_by_seed():
     ours = [result("strong", 0.93 + 0.01 * seed, seed=seed) for seed in (0, 1, 2)]
-    theirs = [result("card", 0.92 + 0.01 * seed - 0.001 * (seed == 1), seed=seed) for seed in (2, 1, 0, 7)]
+    theirs = [
+        result("card", 0.92 + 0.01 * seed - 0.001 * (seed == 1), seed=seed) for seed in (2, 1, 0, 7)
+    ]
     mean, half, n = results.paired(ours, theirs)
     # Gains of 0.010, 0.011, 0.010: their deviation is 0.000577, and t is 4.303 for 2 degrees of freedom.
-    np.testing.assert_allclose((mean, half, n), (0.031 / 3, 4.303 * 0.00057735 / 3**0.5, 3), rtol=1e-3)
+    np.testing.assert_allclose(
+        (mean, half, n), (0.031 / 3, 4.303 * 0.00057735 / 3**0.5, 3), rtol=1e-3
+    )
     assert results.paired(ours, theirs[:1]) is None
     assert tables.gain(ours, theirs) == "+1.03 ± 0.14 (3)"
     assert tables.gain(ours, []) == "not measured yet"
@@ -78,7 +83,9 @@ def test_a_run_is_named_by_its_recipe_and_what_was_set_otherwise():
 def test_two_runs_of_the_same_cell_are_not_chosen_from(tmp_path):
     leave(tmp_path / "a", accuracy=0.90)
     leave(tmp_path / "b", accuracy=0.95)
-    with pytest.raises(UserError, match=r"a and .*b are runs of the same config: move one away, not by its result"):
+    with pytest.raises(
+        UserError, match=r"a and .*b are runs of the same config: move one away, not by its result"
+    ):
         results.collect(tmp_path)
 
 
@@ -107,29 +114,41 @@ def test_a_run_that_diverged_is_counted_beside_the_others(tmp_path):
     assert tables.accuracy(found, "cifar10", 56) == "90.00 (1; 1 diverged)"
     assert tables.accuracy(found[1:], "cifar10", 56) == "all 1 diverged"
     assert tables.accuracy(found, "cifar10", 20) == "not measured yet"
-    assert tables.summary(results.by_label(found))[-1] == "| card | cifar10 | ResNet56 | 90.00 (1; 1 diverged) | 60 |"
+    assert (
+        tables.summary(results.by_label(found))[-1]
+        == "| card | cifar10 | ResNet56 | 90.00 (1; 1 diverged) | 60 |"
+    )
 
 
 def test_the_card_takes_only_what_its_recipe_made_and_keeps_what_it_had(tmp_path, capsys):
     keep_recipes({"card": [result(seed=0), result(seed=1)]}, tmp_path)
     quick = result("card", num_epochs=2, warmup_epochs=1, decay_epochs=())
     small, elsewhere = result("card", depth=8), result("card", dataset="synthetic")
-    keep_recipes(results.by_label([result(seed=1), result(seed=2), quick, small, elsewhere]), tmp_path)
+    keep_recipes(
+        results.by_label([result(seed=1), result(seed=2), quick, small, elsewhere]), tmp_path
+    )
     assert [results.cell(run) for run in results.read(tmp_path / "card.json")] == [
         ("cifar10", 56, seed) for seed in range(3)
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["card.json"]
     out = capsys.readouterr().out
-    assert "no cell of the card: card with num_epochs=2" in out and "no cell of the card: card (2)\n" in out
+    assert (
+        "no cell of the card: card with num_epochs=2" in out
+        and "no cell of the card: card (2)\n" in out
+    )
 
 
 def test_nothing_in_the_card_is_replaced_or_dropped_silently(tmp_path):
     keep_recipes({"card": [result(accuracy=0.93)]}, tmp_path)
     before = (tmp_path / "card.json").read_text()
-    with pytest.raises(UserError, match=r"card.json has another run of ResNet56 on cifar10 with seed 0: keep one"):
+    with pytest.raises(
+        UserError, match=r"card.json has another run of ResNet56 on cifar10 with seed 0: keep one"
+    ):
         keep_recipes({"card": [result(accuracy=0.9999)]}, tmp_path)
     assert (tmp_path / "card.json").read_text() == before
-    (tmp_path / "card.json").write_text(before.replace('"learning_rate": 1.2', '"learning_rate": 3.3'))
+    (tmp_path / "card.json").write_text(
+        before.replace('"learning_rate": 1.2', '"learning_rate": 3.3')
+    )
     with pytest.raises(UserError, match="not made by the recipe card as it is now"):
         keep_recipes({"card": [result(seed=1)]}, tmp_path)
 
@@ -149,7 +168,10 @@ end
 
 def test_a_table_says_what_is_not_measured_yet(tmp_path):
     rows = update(PAGE, tmp_path, "").splitlines()
-    assert "| parameters, with 10 classes | 269,722 | 464,154 | 658,586 | 853,018 | 1,727,962 |" in rows
+    assert (
+        "| parameters, with 10 classes | 269,722 | 464,154 | 658,586 | 853,018 | 1,727,962 |"
+        in rows
+    )
     assert f"| CIFAR-10 accuracy (%), `card` |{' not measured yet |' * 5}" in rows
     assert f"| training on one GPU, `fast` |{' not measured yet |' * 5}" in rows
     assert "Nothing to draw yet: nothing has been measured." in rows
@@ -158,10 +180,20 @@ def test_a_table_says_what_is_not_measured_yet(tmp_path):
 
 def test_a_report_fills_pages_and_draws_and_twice_changes_nothing(tmp_path):
     folder = tmp_path / "results"
-    runs = [result("card", 0.93 + 0.002 * seed, seed=seed) for seed in (0, 1)] + [result("card", 0.915, depth=20)]
+    runs = [result("card", 0.93 + 0.002 * seed, seed=seed) for seed in (0, 1)] + [
+        result("card", 0.915, depth=20)
+    ]
     strong = [result("strong", 0.94 + 0.002 * seed, seed=seed) for seed in (0, 1)]
-    keep_recipes({"card": runs, "strong": strong, "fast": [result("fast", eval_every_epochs=0)]}, folder)
-    peer = {"dataset": "cifar10", "name": "them", "device": "old GPU", "minutes": {"56": 35}, "accuracy": {"56": 93.1}}
+    keep_recipes(
+        {"card": runs, "strong": strong, "fast": [result("fast", eval_every_epochs=0)]}, folder
+    )
+    peer = {
+        "dataset": "cifar10",
+        "name": "them",
+        "device": "old GPU",
+        "minutes": {"56": 35},
+        "accuracy": {"56": 93.1},
+    }
     (folder / "peers.json").write_text(json.dumps({"peers": [peer]}))
     (tmp_path / "README.md").write_text(PAGE)
     written = publish(tmp_path)
@@ -170,7 +202,8 @@ def test_a_report_fills_pages_and_draws_and_twice_changes_nothing(tmp_path):
     }  # fmt: skip
     page = (tmp_path / "README.md").read_text()
     assert (
-        "| CIFAR-10 accuracy (%), `card` | 91.50 (1) | not measured yet | not measured yet | 93.10 ± 0.14 (2) |" in page
+        "| CIFAR-10 accuracy (%), `card` | 91.50 (1) | not measured yet | not measured yet | 93.10 ± 0.14 (2) |"
+        in page
     )
     assert "| training on Some GPU, `card` | 60.0 s; 131,072 images/s; 0.38 s an epoch |" in page
     assert "60.0 s; 131,072 images/s; 1.50 s an epoch |" in page  # Of 40 epochs.
@@ -201,7 +234,9 @@ def test_a_summary_says_once_what_all_have_alike():
 
 
 def test_a_page_without_its_markers_is_left_as_it_is(tmp_path):
-    with pytest.raises(UserError, match=r"a page lacks the line .* or <!-- family: end --> after it"):
+    with pytest.raises(
+        UserError, match=r"a page lacks the line .* or <!-- family: end --> after it"
+    ):
         update(PAGE.replace("<!-- family: end -->", ""), tmp_path, "")
 
 
@@ -213,12 +248,17 @@ def test_curves_are_those_of_the_epochs_that_all_seeds_have():
 
 def test_two_settings_of_one_recipe_have_a_line_each():
     groups = results.by_label([result(), result(weight_decay=0.1)])
-    assert set(curves(groups)["CIFAR-10"]) == {"ResNet56, card", "ResNet56, card with weight_decay=0.1"}
+    assert set(curves(groups)["CIFAR-10"]) == {
+        "ResNet56, card",
+        "ResNet56, card with weight_decay=0.1",
+    }
 
 
 def test_a_band_is_one_sample_deviation(monkeypatch, tmp_path):
     bands = []
-    monkeypatch.setattr(Axes, "fill_between", lambda self, x, low, high, **_: bands.append((low, high)))
+    monkeypatch.setattr(
+        Axes, "fill_between", lambda self, x, low, high, **_: bands.append((low, high))
+    )
     plot_learning({"CIFAR-10": {"ResNet56": [[(1, 0.90)], [(1, 0.92)]]}}, tmp_path / "picture.png")
     np.testing.assert_allclose(bands, [([91 - 2**0.5], [91 + 2**0.5])])
 

@@ -21,8 +21,7 @@ import numpy as np
 import pytest
 from tensorflow_datasets.core.download import checksums
 
-from resnet_cifar import cifar
-from resnet_cifar.data import DATASETS, class_names, load_images
+from resnet_cifar.data import DATASETS, cifar, class_names, load_images
 from resnet_cifar.errors import UserError
 
 PER_FILE = 30
@@ -43,13 +42,22 @@ def records(name, seed):
 def make_archive(name, folder):
     """Write a small archive like the original one; returns the (labels, pixels) of train."""
     if name == "cifar10":
-        prefix, train, test = "cifar-10-batches-bin/", [f"data_batch_{i}.bin" for i in range(1, 6)], "test_batch.bin"
+        prefix, train, test = (
+            "cifar-10-batches-bin/",
+            [f"data_batch_{i}.bin" for i in range(1, 6)],
+            "test_batch.bin",
+        )
         texts = {"batches.meta.txt": NAMES[name]}
     else:
         prefix, train, test = "cifar-100-binary/", ["train.bin"], "test.bin"
-        texts = {"fine_label_names.txt": NAMES[name], "coarse_label_names.txt": [f"group{i}" for i in range(20)]}
+        texts = {
+            "fine_label_names.txt": NAMES[name],
+            "coarse_label_names.txt": [f"group{i}" for i in range(20)],
+        }
     parts = {file: records(name, seed) for seed, file in enumerate([*train, test])}
-    files = {file: part[2] for file, part in parts.items()} | {f: "\n".join(t).encode() for f, t in texts.items()}
+    files = {file: part[2] for file, part in parts.items()} | {
+        f: "\n".join(t).encode() for f, t in texts.items()
+    }
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(folder / cifar.ARCHIVES[name].file, "w:gz") as archive:
         for file, content in files.items():
@@ -65,13 +73,17 @@ def manual(tmp_path, monkeypatch):
     from tensorflow_datasets.image_classification import cifar as tfds_cifar
 
     def put(name):
-        monkeypatch.setattr(cifar, "SIZES", {"train": PER_FILE * (5 if name == "cifar10" else 1), "test": PER_FILE})
+        monkeypatch.setattr(
+            cifar, "SIZES", {"train": PER_FILE * (5 if name == "cifar10" else 1), "test": PER_FILE}
+        )
         expected = make_archive(name, tmp_path / "downloads" / "manual")
         path = tmp_path / "downloads" / "manual" / cifar.ARCHIVES[name].file
         base = {"cifar10": tfds_cifar.Cifar10, "cifar100": tfds_cifar.Cifar100}[name]
         url = next(iter(base.url_infos))
         known = checksums.UrlInfo(
-            size=path.stat().st_size, checksum=hashlib.sha256(path.read_bytes()).hexdigest(), filename=path.name
+            size=path.stat().st_size,
+            checksum=hashlib.sha256(path.read_bytes()).hexdigest(),
+            filename=path.name,
         )
         monkeypatch.setattr(checksums, "get_all_url_infos", lambda: {url: known})
         return expected
@@ -130,14 +142,16 @@ def test_nothing_is_unpickled_from_data(prepared):
 import sys
 from pathlib import Path
 import tensorflow_datasets
-from resnet_cifar import cifar
+from resnet_cifar.data import cifar
 cifar.SIZES.update(train=150)
 seen = []
 sys.addaudithook(lambda event, _: seen.append(event) if event == "pickle.find_class" else None)
 assert len(cifar.read_prepared(Path(sys.argv[1]), "train")) == 150 * 3073
 print(seen)
 """
-    out = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True
+    )
     assert out.stdout == "[]\n"
 
 
@@ -147,7 +161,9 @@ def test_the_second_load_reads_the_cache(prepared, tmp_path, monkeypatch):
     np.testing.assert_array_equal(load_images("cifar10", "train", str(tmp_path)).images, pixels)
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:], lambda b: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-1], lambda b: b[:500] + bytes([b[500] ^ 1]) + b[501:], lambda b: b""]
+)
 def test_a_damaged_cache_is_named_and_rebuilt(prepared, tmp_path, damage, capsys):
     folder, pixels = prepared
     cache = folder / "train.resnet_cifar_cache"
@@ -180,16 +196,22 @@ def test_a_damaged_shard_is_named(prepared, tmp_path):
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    with pytest.raises(UserError, match=rf"train split in {folder} is damaged .*: delete that folder"):
+    with pytest.raises(
+        UserError, match=rf"train split in {folder} is damaged .*: delete that folder"
+    ):
         load_images("cifar10", "train", str(tmp_path))
 
 
-@pytest.mark.parametrize("damage", [lambda shard: os.truncate(shard, shard.stat().st_size // 2), Path.unlink])
+@pytest.mark.parametrize(
+    "damage", [lambda shard: os.truncate(shard, shard.stat().st_size // 2), Path.unlink]
+)
 def test_a_cut_or_missing_shard_is_named(prepared, tmp_path, damage):
     folder, _ = prepared
     (shard,) = folder.glob("cifar10-train.array_record*")
     damage(shard)
-    with pytest.raises(UserError, match=rf"train split in {folder} is damaged .*: delete that folder"):
+    with pytest.raises(
+        UserError, match=rf"train split in {folder} is damaged .*: delete that folder"
+    ):
         load_images("cifar10", "train", str(tmp_path))
 
 
@@ -197,24 +219,38 @@ def test_a_split_with_images_missing_is_named(prepared, tmp_path, monkeypatch):
     folder, _ = prepared
     (folder / "train.resnet_cifar_cache").unlink()
     monkeypatch.setitem(cifar.SIZES, "train", 5 * PER_FILE + 1)
-    with pytest.raises(UserError, match=rf"train split in {folder} is damaged \(it must hold 151 images of 32 x 32"):
+    with pytest.raises(
+        UserError, match=rf"train split in {folder} is damaged \(it must hold 151 images of 32 x 32"
+    ):
         load_images("cifar10", "train", str(tmp_path))
 
 
-@pytest.mark.parametrize("side", [33, 9000, 10_000, 20_000], ids=["small", "no warning", "warning", "error"])
+@pytest.mark.parametrize(
+    "side", [33, 9000, 10_000, 20_000], ids=["small", "no warning", "warning", "error"]
+)
 def test_a_huge_image_is_refused_before_it_is_decoded(prepared, tmp_path, monkeypatch, side):
     """A PNG of a few kilobytes can stand for gigabytes of pixels."""
     import tensorflow_datasets as tfds
 
     folder, _ = prepared
     (folder / "train.resnet_cifar_cache").unlink()
-    header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sIIBBBBB", 13, b"IHDR", side, side, 8, 2, 0, 0, 0)
-    bomb = header + struct.pack(">I", zlib.crc32(header[12:])) + struct.pack(">I4sI", 0, b"IDAT", zlib.crc32(b"IDAT"))
+    header = b"\x89PNG\r\n\x1a\n" + struct.pack(
+        ">I4sIIBBBBB", 13, b"IHDR", side, side, 8, 2, 0, 0, 0
+    )
+    bomb = (
+        header
+        + struct.pack(">I", zlib.crc32(header[12:]))
+        + struct.pack(">I4sI", 0, b"IDAT", zlib.crc32(b"IDAT"))
+    )
     examples = [{"id": b"0", "label": 0, "image": bomb}]
     source = mock.MagicMock(__len__=lambda _: 1, __getitems__=lambda rows: examples)
-    monkeypatch.setattr(tfds, "builder_from_directory", lambda _: mock.Mock(as_data_source=lambda *_, **__: source))
+    monkeypatch.setattr(
+        tfds, "builder_from_directory", lambda _: mock.Mock(as_data_source=lambda *_, **__: source)
+    )
     monkeypatch.setitem(cifar.SIZES, "train", 1)
-    with pytest.raises(UserError, match=r"is damaged .*(must hold 1 images of 32 x 32|decompression bomb)"):
+    with pytest.raises(
+        UserError, match=r"is damaged .*(must hold 1 images of 32 x 32|decompression bomb)"
+    ):
         load_images("cifar10", "train", str(tmp_path))
 
 
@@ -239,7 +275,9 @@ def test_an_archive_writes_no_file_of_its_own(manual, tmp_path):
     assert not list(tmp_path.rglob("escaped")) and not list(tmp_path.rglob("link"))
 
 
-def test_a_folder_that_cannot_be_written_goes_without_a_cache(prepared, tmp_path, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_written_goes_without_a_cache(
+    prepared, tmp_path, monkeypatch, capsys
+):
     folder, pixels = prepared
     (folder / "train.resnet_cifar_cache").unlink()
 
@@ -264,7 +302,9 @@ def test_a_tfrecord_copy_gets_a_sentence(prepared, tmp_path):
     (folder / "dataset_info.json").write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
     for cache in folder.glob("*_cache"):
         cache.unlink()
-    with pytest.raises(UserError, match=r"was prepared as tfrecord, which needs TensorFlow .* --config.data_dir="):
+    with pytest.raises(
+        UserError, match=r"was prepared as tfrecord, which needs TensorFlow .* --config.data_dir="
+    ):
         load_images("cifar10", "train", str(tmp_path))
 
 
@@ -346,7 +386,10 @@ def test_the_digests_are_those_that_tfds_checks():
 
     for name, base in {"cifar10": tfds_cifar.Cifar10, "cifar100": tfds_cifar.Cifar100}.items():
         (info,) = base.url_infos.values()
-        assert info.checksum == cifar.ARCHIVES[name].sha256 and info.filename == cifar.ARCHIVES[name].file
+        assert (
+            info.checksum == cifar.ARCHIVES[name].sha256
+            and info.filename == cifar.ARCHIVES[name].file
+        )
 
 
 @pytest.mark.real_data
@@ -373,5 +416,7 @@ def test_the_real_images_load_within_a_second_once_cached():
     )
     load_images("cifar10", "train")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
     assert float(out.stdout) < 1

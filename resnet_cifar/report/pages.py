@@ -23,14 +23,15 @@ from typing import Any
 
 from absl import app, flags
 
-from resnet_cifar import results, tables
-from resnet_cifar.command import command, parse_flags
-from resnet_cifar.config import RECIPES
+from resnet_cifar.cli import command, parse_flags
 from resnet_cifar.errors import UserError
-from resnet_cifar.plots import plot_accuracy_over_time, plot_learning
-from resnet_cifar.results import Result, select, spread
+from resnet_cifar.recipes import RECIPES
+from resnet_cifar.report import runs as results
+from resnet_cifar.report import tables
+from resnet_cifar.report.plots import plot_accuracy_over_time, plot_learning
+from resnet_cifar.report.runs import Result, select, spread
+from resnet_cifar.report.tables import DEPTHS, TITLES
 from resnet_cifar.stop import Stop
-from resnet_cifar.tables import DEPTHS, TITLES
 
 REHEARSAL = "sweep_cpu"  # Short runs that show how sweep and report work; no rows of the card.
 WORKDIR = "runs"
@@ -41,7 +42,10 @@ def main(_: list[str]) -> None:
     """Run what the flags say."""
     with command(Stop()):
         try:
-            report(Path(flags.FLAGS.workdir).expanduser(), Path(flags.FLAGS.output) if flags.FLAGS.output else None)
+            report(
+                Path(flags.FLAGS.workdir).expanduser(),
+                Path(flags.FLAGS.output) if flags.FLAGS.output else None,
+            )
         except OSError as error:
             raise UserError(f"the report can't be written: {error}") from error
 
@@ -55,7 +59,9 @@ def report(workdir: Path, output: Path | None) -> None:
     if output and output.exists() and not output.read_text().startswith(results.BEGIN):
         raise UserError(f"--output={output} is a file of another kind already: choose another name")
     if not (output or Path("results").is_dir()):
-        raise UserError("there is no folder results/ here: go to the top of the repository, or give an --output")
+        raise UserError(
+            "there is no folder results/ here: go to the top of the repository, or give an --output"
+        )
     if workdir != Path(WORKDIR) and not workdir.is_dir():
         raise UserError(f"there is no folder {workdir}: give the --workdir of a sweep")
     found, unfinished = results.collect(workdir)
@@ -81,11 +87,17 @@ def report(workdir: Path, output: Path | None) -> None:
 def keep_recipes(groups: dict[str, list[Result]], folder: Path) -> None:
     """Add the runs that fill a cell, made exactly by a recipe, to its file; say which do not."""
     for name, group in groups.items():
-        cells = [run for run in group if name in RECIPES and run["dataset"] in TITLES and run["depth"] in DEPTHS]
+        cells = [
+            run
+            for run in group
+            if name in RECIPES and run["dataset"] in TITLES and run["depth"] in DEPTHS
+        ]
         if cells:
             path = folder / f"{name}.json"
             if any(results.label(old) != name for old in results.read(path)):
-                raise UserError(f"{path} has runs that were not made by the recipe {name} as it is now: move it away")
+                raise UserError(
+                    f"{path} has runs that were not made by the recipe {name} as it is now: move it away"
+                )
             results.add(path, cells)
         if len(cells) < len(group):
             print(f"\nno cell of the card: {name} ({len(group) - len(cells)})")
@@ -142,7 +154,10 @@ def pictures(load: Callable[[str], list[Result]], up: str) -> list[str]:
 
 def drawings(folder: Path) -> dict[Path, Callable[[Path], None]]:
     """Return how to draw the pictures for which there are results."""
-    files = {name: results.finished(results.read(folder / f"{name}.json")) for name in (*RECIPES, REHEARSAL)}
+    files = {
+        name: results.finished(results.read(folder / f"{name}.json"))
+        for name in (*RECIPES, REHEARSAL)
+    }
     draw: dict[Path, Callable[[Path], None]] = {
         folder / f"{name}.png": partial(plot_learning, curves(results.by_label(runs)))
         for name, runs in files.items()
@@ -154,12 +169,16 @@ def drawings(folder: Path) -> dict[Path, Callable[[Path], None]]:
     return draw
 
 
-def curves(groups: dict[str, list[Result]]) -> dict[str, dict[str, list[list[tuple[float, float]]]]]:
+def curves(
+    groups: dict[str, list[Result]],
+) -> dict[str, dict[str, list[list[tuple[float, float]]]]]:
     """Return by data set, and by network and recipe, the test accuracy of each seed over the epochs that all have."""
     panels = {}
     short, _ = results.short_names(groups)
     for name, group in groups.items():
-        for dataset, depth in sorted({(run["dataset"], run["depth"]) for run in results.finished(group)}):
+        for dataset, depth in sorted(
+            {(run["dataset"], run["depth"]) for run in results.finished(group)}
+        ):
             line = f"ResNet{depth}" + f", {short[name]}" * (len(groups) > 1)
             rows = [run["epochs"]["test"] for run in select(group, dataset, depth)]
             seeds = [dict(zip(row["epoch"], row["accuracy"], strict=True)) for row in rows]
@@ -169,7 +188,9 @@ def curves(groups: dict[str, list[Result]]) -> dict[str, dict[str, list[list[tup
     return panels
 
 
-def times(files: dict[str, list[Result]], others: list[dict[str, Any]]) -> dict[str, dict[str, list[tuple]]]:
+def times(
+    files: dict[str, list[Result]], others: list[dict[str, Any]]
+) -> dict[str, dict[str, list[tuple]]]:
     """Return by data set, and by recipe or peer, points (minutes, accuracy, deviation, label)."""
     panels = {}
     for dataset, title in TITLES.items():
@@ -181,10 +202,18 @@ def times(files: dict[str, list[Result]], others: list[dict[str, Any]]) -> dict[
                     if own:
                         mean, deviation, _ = spread([100 * run["test_accuracy"] for run in own])
                         minutes = statistics.mean(run["train_seconds"] for run in own) / 60
-                        point = (minutes, mean, 0.0 if math.isnan(deviation) else deviation, str(depth))
+                        point = (
+                            minutes,
+                            mean,
+                            0.0 if math.isnan(deviation) else deviation,
+                            str(depth),
+                        )
                         panel.setdefault(f"ours, {recipe}, {device}", []).append(point)
         for peer in (peer for peer in others if peer["dataset"] == dataset and "minutes" in peer):
-            points = [(minutes, peer["accuracy"][depth], 0.0, depth) for depth, minutes in peer["minutes"].items()]
+            points = [
+                (minutes, peer["accuracy"][depth], 0.0, depth)
+                for depth, minutes in peer["minutes"].items()
+            ]
             panel[f"{peer['name']}, {peer['device']}"] = points
     return {title: panel for title, panel in panels.items() if panel}
 
@@ -192,7 +221,9 @@ def times(files: dict[str, list[Result]], others: list[dict[str, Any]]) -> dict[
 def define_flags(_: list[str]) -> None:
     """Define the flags of the command line."""
     flags.DEFINE_string("workdir", WORKDIR, "Folder with the folders of the runs.")
-    flags.DEFINE_string("output", "", "File (.json) for all runs of the workdir, by whatever config.")
+    flags.DEFINE_string(
+        "output", "", "File (.json) for all runs of the workdir, by whatever config."
+    )
 
 
 if __name__ == "__main__":

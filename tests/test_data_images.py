@@ -5,8 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_cifar import synthetic
-from resnet_cifar.data import DATASETS, augment, class_names, epoch_order, load_images, normalize
+from resnet_cifar.data import (
+    DATASETS,
+    augment,
+    class_names,
+    epoch_order,
+    load_images,
+    normalize,
+    synthetic,
+)
 from resnet_cifar.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -35,7 +42,10 @@ def test_every_augmented_image_is_a_crop_of_its_padded_self():
     images = some_images(64)
     augmented = augment(KEY, images)
     assert augmented.dtype == jnp.uint8 and augmented.shape == images.shape
-    found = [find_crop(*pair, pad=4) for pair in zip(np.asarray(augmented), np.asarray(images), strict=True)]
+    found = [
+        find_crop(*pair, pad=4)
+        for pair in zip(np.asarray(augmented), np.asarray(images), strict=True)
+    ]
     assert None not in found
     assert {mirrored for _, _, mirrored in found} == {False, True}
 
@@ -44,7 +54,9 @@ def test_every_offset_and_both_flips_occur_about_equally_often():
     n = 4000
     images = jnp.broadcast_to(some_images(1, side=4), (n, 4, 4, 3))
     original = np.asarray(images[0])
-    offsets = np.array([find_crop(image, original, pad=1) for image in np.asarray(augment(KEY, images, pad=1))])
+    offsets = np.array(
+        [find_crop(image, original, pad=1) for image in np.asarray(augment(KEY, images, pad=1))]
+    )
     _, counts = np.unique(offsets, axis=0, return_counts=True)
     assert len(counts) == 3 * 3 * 2
     assert 0.7 * n / 18 < counts.min() and counts.max() < 1.3 * n / 18
@@ -81,7 +93,8 @@ def test_an_epoch_visits_every_index_once_in_an_order_of_its_own():
 
 
 @pytest.mark.parametrize(
-    "split", ["train", "test", "train[:90]", "train[90:]", "train[-7:]", "train[25%:75%]", "train[-9:-3]"]
+    "split",
+    ["train", "test", "train[:90]", "train[90:]", "train[-7:]", "train[25%:75%]", "train[-9:-3]"],
 )
 def test_splits_mean_what_they_mean_to_tfds(split, monkeypatch):
     import tensorflow_datasets as tfds
@@ -102,7 +115,9 @@ def test_splits_mean_what_they_mean_to_tfds(split, monkeypatch):
     }
     (wanted,) = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
     whole = load_images("synthetic", wanted.splitname)
-    np.testing.assert_array_equal(load_images("synthetic", split).labels, whole.labels[slice(wanted.from_, wanted.to)])
+    np.testing.assert_array_equal(
+        load_images("synthetic", split).labels, whole.labels[slice(wanted.from_, wanted.to)]
+    )
 
 
 @pytest.mark.parametrize("split", ["trian", "train[:", "train[a:b]", "train+test", "train[:10", ""])
@@ -130,7 +145,11 @@ def test_a_split_beyond_the_data_is_refused(split):
 @pytest.mark.parametrize(("dataset", "num_classes"), [("synthetic", 10), ("synthetic100", 100)])
 def test_synthetic_images_look_like_cifar(dataset, num_classes):
     images, labels = load_images(dataset, "train")
-    assert images.shape == (10_000, 32, 32, 3) and images.dtype == np.uint8 and labels.dtype == np.int32
+    assert (
+        images.shape == (10_000, 32, 32, 3)
+        and images.dtype == np.uint8
+        and labels.dtype == np.int32
+    )
     assert set(np.bincount(labels)) == {10_000 // num_classes}
     assert len(set(class_names(dataset))) == num_classes
     pixels = images.reshape(-1, 3) / 255
@@ -141,9 +160,13 @@ def test_synthetic_images_look_like_cifar(dataset, num_classes):
 def test_synthetic_images_depend_on_the_seed_alone():
     for seed in (0, 1):
         np.testing.assert_array_equal(
-            load_images("synthetic", "test", seed=seed).images, load_images("synthetic", "test", seed=seed).images
+            load_images("synthetic", "test", seed=seed).images,
+            load_images("synthetic", "test", seed=seed).images,
         )
-    assert (load_images("synthetic", "test", seed=0).images != load_images("synthetic", "test", seed=1).images).any()
+    assert (
+        load_images("synthetic", "test", seed=0).images
+        != load_images("synthetic", "test", seed=1).images
+    ).any()
 
 
 def test_synthetic_classes_are_not_told_by_colour_or_by_template():

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from resnet_cifar import synthetic
+from resnet_cifar.data import synthetic
 from resnet_cifar.errors import UserError
 
 AnyArray = jax.Array | np.ndarray
@@ -61,7 +61,7 @@ def load_images(dataset: str, split: str, data_dir: str | None = None, *, seed: 
     if dataset.startswith("synthetic"):
         images, labels = synthetic.make_images(DATASETS[dataset].num_classes, name, seed)
     else:
-        from resnet_cifar import cifar
+        from resnet_cifar.data import cifar
 
         images, labels = cifar.load(dataset, name, data_dir)
     chosen = positions(split, len(labels))
@@ -73,7 +73,7 @@ def whereabouts(dataset: str, data_dir: str | None = None, *, seed: int = 0) -> 
     """Say where the images of a data set come from."""
     if dataset.startswith("synthetic"):
         return f"made on the spot from seed {seed}"
-    from resnet_cifar import cifar
+    from resnet_cifar.data import cifar
 
     folder = cifar.prepared_folder(dataset, data_dir)
     return f"from {folder}" if folder else f"not yet in {cifar.resolve(data_dir)}"
@@ -83,7 +83,7 @@ def class_names(dataset: str, data_dir: str | None = None) -> list[str]:
     """Return the names of a data set's classes in the order of the labels."""
     if dataset.startswith("synthetic"):
         return synthetic.class_names(DATASETS[dataset].num_classes)
-    from resnet_cifar import cifar
+    from resnet_cifar.data import cifar
 
     return cifar.class_names(dataset, data_dir)
 
@@ -92,7 +92,9 @@ def parse_split(split: str) -> tuple[str, tuple[str | None, str | None]]:
     """Take "train[:45000]" apart into its name and its bounds; UserError if it is no such string."""
     match = re.fullmatch(r"(train|test)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
     if not match:
-        raise UserError(f'the split {split!r} is unknown: use "train", "test", or a slice like "train[:45000]"')
+        raise UserError(
+            f'the split {split!r} is unknown: use "train", "test", or a slice like "train[:45000]"'
+        )
     return match[1], (match[2], match[3])
 
 
@@ -119,7 +121,9 @@ def epoch_order(key: Key[Array, ""], epoch: int | Int[Array, ""], n: int) -> Int
     return jax.random.permutation(jax.random.fold_in(key, epoch), n)
 
 
-def augment(key: Key[Array, ""], images: UInt8[AnyArray, "b h w c"], *, pad: int = 4) -> UInt8[Array, "b h w c"]:
+def augment(
+    key: Key[Array, ""], images: UInt8[AnyArray, "b h w c"], *, pad: int = 4
+) -> UInt8[Array, "b h w c"]:
     """Crop each image at random out of itself with `pad` black pixels around, and mirror every second one or so."""
     b, h, w, _ = images.shape
     crop_key, flip_key = jax.random.split(key)

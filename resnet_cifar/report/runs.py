@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
-from resnet_cifar.config import RECIPES, make_config
 from resnet_cifar.errors import UserError
+from resnet_cifar.recipes import RECIPES, make_config
 from resnet_cifar.workdir import CHANGEABLE, LATER, write_atomically
 
 Result = dict[str, Any]  # A summary.json, in short.
@@ -41,14 +41,18 @@ def collect(folder: Path) -> tuple[list[Result], list[Path]]:
       UserError: a result can't be read, or two runs were made by the same config.
     """
     results, unfinished, places = [], [], {}
-    for place in sorted({path.parent for name in ("config.json", "summary.json") for path in folder.rglob(name)}):
+    for place in sorted(
+        {path.parent for name in ("config.json", "summary.json") for path in folder.rglob(name)}
+    ):
         result = read_run(place)
         if result is None:
             unfinished.append(place)
             continue
         same = places.setdefault((label(result), cell(result)), place)
         if same != place:
-            raise UserError(f"{same} and {place} are runs of the same config: move one away, not by its result")
+            raise UserError(
+                f"{same} and {place} are runs of the same config: move one away, not by its result"
+            )
         results.append(result)
     return results, unfinished
 
@@ -60,7 +64,11 @@ def read_run(folder: Path) -> Result | None:
     try:
         config = LATER | json.loads((folder / "config.json").read_text())
         reason = (folder / "diverged.txt").read_text().strip()
-        return {**{name: config[name] for name in CELL}, "diverged": reason, "config": without_cell(config)}
+        return {
+            **{name: config[name] for name in CELL},
+            "diverged": reason,
+            "config": without_cell(config),
+        }
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -75,7 +83,9 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / 'summary.json'} can't be read ({error!r}): move that run away") from error
+        raise UserError(
+            f"{folder / 'summary.json'} can't be read ({error!r}): move that run away"
+        ) from error
     return summary
 
 
@@ -175,7 +185,9 @@ def read_file(path: Path, key: str) -> list[dict[str, Any]]:
     try:
         return json.loads(path.read_text())[key] if path.exists() else []
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error!r}): restore it, for instance by git") from error
+        raise UserError(
+            f"{path} is damaged ({error!r}): restore it, for instance by git"
+        ) from error
 
 
 def write(path: Path, results: list[Result]) -> None:
@@ -187,7 +199,11 @@ def write(path: Path, results: list[Result]) -> None:
 
 def select(results: list[Result], dataset: str, depth: int) -> list[Result]:
     """Return the finished runs of one network on one data set."""
-    return [result for result in finished(results) if (result["dataset"], result["depth"]) == (dataset, depth)]
+    return [
+        result
+        for result in finished(results)
+        if (result["dataset"], result["depth"]) == (dataset, depth)
+    ]
 
 
 def finished(results: list[Result]) -> list[Result]:
@@ -197,13 +213,21 @@ def finished(results: list[Result]) -> list[Result]:
 
 def spread(values: list[float]) -> Spread:
     """Return the mean and the sample standard deviation of some values."""
-    return Spread(statistics.mean(values), statistics.stdev(values) if len(values) > 1 else math.nan, len(values))
+    return Spread(
+        statistics.mean(values),
+        statistics.stdev(values) if len(values) > 1 else math.nan,
+        len(values),
+    )
 
 
 def paired(results: list[Result], others: list[Result]) -> Difference | None:
     """Compare the test accuracy of one network by two recipes over the seeds that both have; None below two."""
-    scores, other_scores = ({result["seed"]: result["test_accuracy"] for result in side} for side in (results, others))
-    gains = [scores[seed] - other_scores[seed] for seed in sorted(scores.keys() & other_scores.keys())]
+    scores, other_scores = (
+        {result["seed"]: result["test_accuracy"] for result in side} for side in (results, others)
+    )
+    gains = [
+        scores[seed] - other_scores[seed] for seed in sorted(scores.keys() & other_scores.keys())
+    ]
     if len(gains) < 2:
         return None
     mean, deviation, n = spread(gains)

@@ -1,0 +1,1 @@
+"""Finished runs as files, statistics, tables, pictures and pages."""
