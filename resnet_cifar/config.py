@@ -134,3 +134,12 @@ def unknown(subject: str, value: Any, choices: Any) -> str:
     nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}? " if nearest else ""
     return f"{subject} is unknown: {hint}the choices are {', '.join(choices)}"
+
+
+def with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
+    """Complete a config that was saved before some fields existed; tuples become lists."""
+    defaults = dataclasses.asdict(Config())
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in {**defaults, **saved}.items()
+    }

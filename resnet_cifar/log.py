@@ -1,4 +1,4 @@
-"""What a run shows, and what it leaves in its workdir: progress, metrics.jsonl, TensorBoard events, summary.json."""
+"""What a run prints and writes: progress, metrics.jsonl, TensorBoard events, curves, summary."""
 
 import datetime
 import json
@@ -13,47 +13,52 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.summary import scalar
 
 from resnet_cifar.errors import UserError
+from resnet_cifar.metrics import Done, Row
 from resnet_cifar.report.plots import plot_curves
 from resnet_cifar.workdir import write_atomically
 
-PLAIN_LINE_SECONDS = 30
+PLAIN_LINE_SECONDS = 30.0
 
 
-class RunLog:
-    """Writes the records of one run; a context manager that closes its files.
+class Log:
+    """Writes and prints; a context manager that closes its files.
 
-    A record is a row of `metrics.jsonl`, keyed by step and split, and timings are only in fields whose names say
-    `seconds` or `per_second`.
+    Timings are only in fields whose names say `seconds` or `per_second`.
     """
 
     def __init__(
-        self, workdir: Path, *, step: int, num_steps: int, steps_per_epoch: int, batch_size: int
+        self,
+        workdir: Path,
+        rows: list[Row],
+        *,
+        step: int,
+        num_steps: int,
+        batch_size: int,
+        plain_line_seconds: float = PLAIN_LINE_SECONDS,
     ):
-        """Open the files to go on after `step`; rows of later steps, of a run cut off, are dropped."""
-        self.workdir = workdir
-        self._steps_per_epoch = steps_per_epoch
-        self.rows = [row for row in read_rows(workdir) if row["step"] <= step]
-        write_atomically(
-            workdir / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in self.rows)
-        )
+        """Replace the rows on the disk by those that a run resumes with, after `step` steps."""
+        self._folder = workdir
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        write_atomically(workdir / "metrics.jsonl", text)
         self._file = (workdir / "metrics.jsonl").open("a")
-        # Not through SummaryWriter: once its thread has met a full disk, the next event waits for ever.
+        # SummaryWriter would wait forever for a thread that has met a full disk. The first event
+        # hides the later events of an earlier start.
         self._events = EventsWriter(str(workdir / "events"))
-        self._write_event(
-            step + 1, session_log={"status": 1}
-        )  # Hides what an earlier start wrote from there on.
+        self._write_event(step + 1, session_log={"status": 1})
         self._bar = tqdm.tqdm(
             total=num_steps * batch_size,
             initial=step * batch_size,
             unit=" images",
             unit_scale=True,
-            disable=not sys.stderr.isatty(),
+            disable=not (sys.stderr and sys.stderr.isatty()),
             dynamic_ncols=True,
             leave=False,
         )
         self._batch_size, self._num_steps = batch_size, num_steps
+        self._plain_line_seconds = plain_line_seconds
         self._first_step = self._step = step
-        self._start = self._said = time.perf_counter()
+        self._scored = 0
+        self._start = self._last_line = time.perf_counter()
 
     def __enter__(self):
         return self
@@ -63,36 +68,43 @@ class RunLog:
         self._file.close()
         self._events.close()
 
-    def advance(self, steps: int) -> None:
-        """Move the progress bar; where there is none, print a line every half a minute."""
-        self._bar.update(steps * self._batch_size)
-        self._step += steps
-        elapsed = time.perf_counter() - self._start
-        if self._bar.disable and time.perf_counter() - self._said > PLAIN_LINE_SECONDS:
-            rate = (self._step - self._first_step) / elapsed
-            left = datetime.timedelta(seconds=round((self._num_steps - self._step) / rate))
-            speed = f"{rate * self._batch_size:,.0f} images/s with all there is to do"
-            self.say(f"step {self._step:,} of {self._num_steps:,}  {speed}  {left} left")
+    def progress(self, done: Done, epoch: float) -> None:
+        """Show a finished dispatch on the bar, or without a terminal in a line now and then."""
+        images = int(done.metrics["count"].sum())
+        loss = done.metrics["loss_sum"].sum() / max(images, 1)
+        if done.split == "train":
+            self._scored = 0
+            self._step += done.num_steps
+            self._bar.update(images)
+            self._bar.set_postfix_str(f"epoch {epoch:.1f}, loss {loss:.3f}", refresh=False)
+        else:
+            self._scored += images
+            self._bar.set_postfix_str(f"epoch {epoch:.1f}, {done.split} {self._scored:,}")
+        now = time.perf_counter()
+        if self._bar.disable and now - self._last_line > self._plain_line_seconds:
+            rate = (self._step - self._first_step) / (now - self._start)
+            speed = f"{rate * self._batch_size:,.0f} images/s overall"
+            left = f"{time_left(self._num_steps - self._step, rate)} left"
+            where = f"step {self._step:,} of {self._num_steps:,}"
+            if done.split != "train":
+                where += f", scoring {done.split}: {self._scored:,} images"
+            self.say(f"{where}  loss {loss:.4f}  {speed}  {left}")
 
     def say(self, line: str) -> None:
-        """Print a line, above the progress bar where there is one."""
-        self._bar.write(line, file=sys.stdout)
-        sys.stdout.flush()
-        self._said = time.perf_counter()
+        """Print a line, above the bar if there is one."""
+        if sys.stdout:
+            self._bar.write(line, file=sys.stdout)
+            sys.stdout.flush()
+        self._last_line = time.perf_counter()
 
-    def record(self, step: int, split: str, values: dict[str, float]) -> None:
-        """Add one row, to the files and to the screen."""
-        row = {
-            "step": step,
-            "epoch": round(step / self._steps_per_epoch, 3),
-            "split": split,
-            **values,
-        }
-        self.rows.append(row)
+    def write(self, row: Row) -> None:
+        """Write one row to the files and print it."""
         self._file.write(json.dumps(row, allow_nan=False) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._write_event(step, summary=scalar(f"{split}/{name}", value))
+        for name, value in row.items():
+            if name not in ("step", "epoch", "split"):
+                summary = scalar(f"{row['split']}/{name}", value)
+                self._write_event(row["step"], summary=summary)
         self._events.flush()
         self.say(format_row(row))
 
@@ -100,37 +112,46 @@ class RunLog:
         event = event_pb2.Event(wall_time=time.time(), step=step, **content)  # pyright: ignore[reportAttributeAccessIssue]
         self._events.write_event(event)
 
-    def row(self, step: int, split: str) -> dict[str, Any]:
-        """Return the row of this step and split, an empty one where there is none."""
-        return next((row for row in self.rows if row["step"] == step and row["split"] == split), {})
-
     def finish(
-        self, summary: dict[str, Any], *, title: str, learning_rates: list[tuple[float, float]]
+        self,
+        summary: dict[str, Any],
+        rows: list[Row],
+        *,
+        title: str,
+        learning_rates: list[tuple[float, float]],
     ) -> None:
-        """Write `curves.png` and then `summary.json`, which says that the run is complete."""
-        plot_curves(self.rows, learning_rates, title, self.workdir / "curves.png")
-        write_atomically(self.workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        """Write `curves.png` and then `summary.json`, which marks the run as finished."""
+        plot_curves(rows, learning_rates, title, self._folder / "curves.png")
+        write_atomically(self._folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
-def format_row(row: dict[str, Any]) -> str:
-    """Return a record as one line for people."""
+def time_left(steps: int, steps_per_second: float) -> str:
+    if not steps_per_second:
+        return "unknown time"
+    return str(datetime.timedelta(seconds=round(steps / steps_per_second)))
+
+
+def format_row(row: Row) -> str:
+    """Return a row as one line to read."""
     parts = [
         f"epoch {row['epoch']:g}",
         f"step {row['step']:,}",
         f"{row['split']:<10} loss {row['loss']:.4f}",
+        f"accuracy {row['accuracy']:.2%}",
     ]
-    parts.append(f"accuracy {row['accuracy']:.2%}")
-    if "top5_accuracy" in row:
-        parts.append(f"top-5 {row['top5_accuracy']:.2%}")
-    if "learning_rate" in row:
-        parts.append(f"learning rate {row['learning_rate']:.4g}")
-    if "images_per_second" in row:
-        parts.append(f"{row['images_per_second']:,.0f} images/s")
-    return "  ".join(parts)
+    formats = {
+        "top5_accuracy": "top-5 {:.2%}",
+        "learning_rate": "learning rate {:.4g}",
+        "images_per_second": "{:,.0f} images/s",
+    }
+    return "  ".join(parts + [text.format(row[n]) for n, text in formats.items() if n in row])
 
 
-def read_rows(workdir: Path) -> list[dict[str, Any]]:
-    """Return the whole rows of a `metrics.jsonl`, without a last line cut off in the middle; UserError if damaged."""
+def read_rows(workdir: Path) -> list[Row]:
+    """Return the complete rows of `metrics.jsonl`; UserError if one is damaged.
+
+    A last line that was cut off is left out.
+    """
     path = workdir / "metrics.jsonl"
     lines = path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []
     rows = []
@@ -138,11 +159,10 @@ def read_rows(workdir: Path) -> list[dict[str, Any]]:
         try:
             if line.endswith("\n"):
                 row = json.loads(line)
-                rows.append(
-                    {"step": row["step"], "epoch": row["epoch"], "split": row["split"]} | row
-                )
+                rows.append({key: row[key] for key in ("step", "epoch", "split")} | row)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"line {number} of {path} is damaged ({error!r}): put the file back, or choose another --workdir"
+                f"line {number} of {path} is damaged ({error!r}): restore the file, or choose "
+                "another --workdir"
             ) from error
     return rows

@@ -1,9 +1,8 @@
-"""A config in steps and splits: when what happens, and which images it is for."""
+"""A config in steps and split ranges, computed once."""
 
 import itertools
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from resnet_cifar.config import Config, milestones
@@ -12,83 +11,104 @@ from resnet_cifar.errors import UserError
 
 
 class Plan(NamedTuple):
-    """A recipe in steps."""
+    """When everything happens, in steps, and which images it happens to."""
 
-    steps_per_epoch: int
+    ranges: dict[str, range]  # Positions of "train", "test" and, if asked for, "validation".
+    steps_per_epoch: int  # A last partial batch is dropped.
     num_steps: int
     warmup_steps: int
     decay_steps: tuple[int, ...]
 
+    @property
+    def watched(self) -> str:
+        """The split that is scored during training."""
+        return "validation" if "validation" in self.ranges else "test"
+
+    def epoch(self, step: int) -> float:
+        return step / self.steps_per_epoch
+
+    def epoch_start(self, step: int) -> int:
+        """Return the step that begins the epoch in progress after `step` steps."""
+        return step - step % self.steps_per_epoch
+
+    def epoch_end(self, step: int) -> int:
+        """Return the step that ends the epoch in progress after `step` steps, or the run."""
+        return min((step // self.steps_per_epoch + 1) * self.steps_per_epoch, self.num_steps)
+
+    def is_due(self, every: int, step: int) -> bool:
+        """Return whether `step` ends an epoch after which something done every n epochs is due.
+
+        The end of the run is always due, its beginning never. Every 0 epochs means at the end.
+        """
+        epoch, within = divmod(step, self.steps_per_epoch)
+        if step == self.num_steps:
+            return True
+        return every > 0 and epoch > 0 and within == 0 and epoch % every == 0
+
 
 def make_plan(config: Config) -> Plan:
-    """Turn the epochs of a config into steps, a last partial batch of an epoch dropped; UserError if they don't fit."""
+    """Convert a config to steps and ranges; UserError if its milestones or splits do not fit."""
     ranges = split_ranges(config)
     size, num_images = config.batch_size, len(ranges["train"])
     if size > num_images:
         raise UserError(
             f"config.batch_size={size} is larger than the {num_images:,} training images"
         )
-    if size % jax.device_count():
-        raise UserError(
-            f"config.batch_size={size} must be a multiple of the {jax.device_count()} devices"
-        )
     steps_per_epoch = num_images // size
     epochs = milestones(config)
     steps = [round(epoch * steps_per_epoch) for epoch in epochs]
     if any(a >= b for a, b in itertools.pairwise(steps)):
         raise UserError(
-            f"milestones at epochs {epochs} fall on the same of {steps_per_epoch} steps an epoch"
+            f"milestones at epochs {epochs} round to steps {steps} with {steps_per_epoch} steps "
+            "per epoch; each must come after the one before: move them apart"
         )
-    return Plan(steps_per_epoch, steps[-1], steps[0], tuple(steps[1:-1]))
+    return Plan(ranges, steps_per_epoch, steps[-1], steps[0], tuple(steps[1:-1]))
 
 
 def split_ranges(config: Config) -> dict[str, range]:
-    """Return the positions that "train", "test" and perhaps "validation" take up in the data set's own splits.
+    """Return the positions of each split in the data set's own train or test split.
 
     Raises:
-      UserError: a split is no part of the data, or training would see what it is scored on.
+      UserError: a split is not part of the data, or training would see what it is scored on.
     """
     sizes = DATASETS[config.dataset].sizes
-    splits = {"train": config.train_split, "validation": config.validation_split, "test": "test"}
-    ranges = {
-        name: positions(split, sizes[parse_split(split)[0]])
-        for name, split in splits.items()
-        if split
-    }
-    for name in ranges.keys() - {"test"}:
-        if parse_split(splits[name])[0] != "train":
+    splits = {"train": config.train_split, "test": "test"}
+    if config.validation_split:
+        splits["validation"] = config.validation_split
+    ranges = {}
+    for name, split in splits.items():
+        source, _ = parse_split(split)
+        if name != "test" and source != "train":
             raise UserError(
-                f"config.{name}_split={splits[name]!r} must be a part of train: the test set is for the end"
+                f"config.{name}_split={split!r} must be part of train, such as 'train[:45000]': "
+                "the test set is for the final score"
             )
+        ranges[name] = positions(split, sizes[source])
     train, validation = ranges["train"], ranges.get("validation", range(0))
     if max(train.start, validation.start) < min(train.stop, validation.stop):
         raise UserError(
-            f"config.train_split={config.train_split!r} and config.validation_split={config.validation_split!r} overlap"
+            f"config.train_split={config.train_split!r} and "
+            f"config.validation_split={config.validation_split!r} overlap"
         )
     return ranges
 
 
-def load_splits(config: Config) -> dict[str, Images]:
-    """Load the splits that a config names into host memory."""
-    ranges = split_ranges(config)
-    loaded = {
-        name: load_images(config.dataset, name, config.data_dir, seed=config.seed)
+def load_splits(config: Config, plan: Plan) -> dict[str, Images]:
+    """Load the splits of a plan into host memory."""
+    train, test = (
+        load_images(config.dataset, name, config.data_dir, seed=config.seed)
         for name in ("train", "test")
-    }
+    )
     return {
-        name: Images(
-            *(
-                array[chosen.start : chosen.stop]
-                for array in loaded["test" if name == "test" else "train"]
-            )
-        )
-        for name, chosen in ranges.items()
+        name: Images(*(array[r.start : r.stop] for array in (test if name == "test" else train)))
+        for name, r in plan.ranges.items()
     }
 
 
-def blank_splits(config: Config) -> dict[str, Images]:
-    """Return black images in place of those that a config names, for a run that is not to be trained."""
+def blank_splits(config: Config, plan: Plan) -> dict[str, Images]:
+    """Return black images in place of the splits, for a dry run."""
+    del config
     return {
-        name: Images(np.zeros((len(chosen), 32, 32, 3), np.uint8), np.zeros(len(chosen), np.int32))
-        for name, chosen in split_ranges(config).items()
+        name: Images(np.zeros((len(r), 32, 32, 3), np.uint8), np.zeros(len(r), np.int32))
+        for name, r in plan.ranges.items()
     }

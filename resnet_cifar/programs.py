@@ -1,72 +1,65 @@
-"""The network of a config and its compiled programs; and keeping what is compiled from one start to the next."""
+"""The network of a config and its compiled programs, which runs of several seeds share."""
 
 import dataclasses
-import os
-import platform
-import tempfile
 import time
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from resnet_cifar.config import Config
 from resnet_cifar.data import DATASETS, epoch_order, normalize
+from resnet_cifar.devices import Devices
 from resnet_cifar.epochs import eval_steps, train_steps
+from resnet_cifar.errors import UserError
 from resnet_cifar.models import ResNet, uniform_scale
 from resnet_cifar.optim import learning_rate_schedule, make_optimizer
-from resnet_cifar.plan import make_plan, split_ranges
+from resnet_cifar.plan import make_plan
 from resnet_cifar.steps import TrainState, create_train_state
+
+SCALE_INITS = {"uniform": uniform_scale, "ones": jax.nn.initializers.ones}
 
 
 class Programs:
-    """A network, its optimizer and its steps, compiled once for all runs of a config, whatever their seeds.
+    """A network, its optimizer, and its steps compiled for each number of steps in a dispatch.
 
     Attributes:
-      plan: the recipe in steps.
-      model: the network.
-      schedule: learning rate by step.
+      config: what they were built for.
+      plan: the config in steps.
+      devices: where they run.
       dtype: of activations.
-      one_at_a_time: whether one program must have ended before the next is enqueued.
-      steps_per_dispatch: how many steps a program makes at most.
+      model: the network.
       compile_seconds: time spent compiling so far.
     """
 
-    def __init__(self, config: Config):
-        """Build everything, and compile the order of an epoch; UserError if the config does not fit its data."""
+    def __init__(self, config: Config, devices: Devices | None = None):
+        """Build the network and the optimizer; UserError if the config does not fit its data."""
+        if jax.config.jax_disable_jit:
+            raise UserError(
+                "JAX_DISABLE_JIT is set, but a run compiles its steps: unset it, or debug "
+                "train_step on one batch as docs/use_the_step.md shows"
+            )
         self.config = config
+        self.devices = devices or Devices()
         self.plan = make_plan(config)
+        if config.batch_size % self.devices.count:
+            raise UserError(
+                f"config.batch_size={config.batch_size} must be a multiple of the "
+                f"{self.devices.count} devices"
+            )
         dataset = DATASETS[config.dataset]
-
-        devices = jax.devices()
-        mesh = jax.make_mesh(
-            (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices
-        )
-        self._replicated = NamedSharding(mesh, PartitionSpec())
-        self._split_batch = NamedSharding(mesh, PartitionSpec(None, "data"))
-        on_cpu = devices[0].platform == "cpu"
-        # XLA's CPU devices deadlock over independent programs with collectives, such as an evaluation and an epoch.
-        self.one_at_a_time = on_cpu and len(devices) > 1
-        self.steps_per_dispatch = 1 if on_cpu else self.plan.steps_per_epoch
-
-        self.dtype = jnp.dtype(
-            {"auto": "float32" if on_cpu else "bfloat16"}.get(config.dtype, config.dtype)
-        )
+        self.dtype = self.devices.dtype(config.dtype)
         self.model = ResNet(
             config.depth,
             num_classes=dataset.num_classes,
             width=config.width,
             shortcut=config.shortcut,
-            scale_init={"uniform": uniform_scale, "ones": jax.nn.initializers.ones}[
-                config.bn_scale_init
-            ],
+            scale_init=SCALE_INITS[config.bn_scale_init],
             dtype=self.dtype,
         )
-        self.schedule = learning_rate_schedule(
+        self._schedule = learning_rate_schedule(
             config.learning_rate,
             num_steps=self.plan.num_steps,
             warmup_steps=self.plan.warmup_steps,
@@ -76,76 +69,66 @@ class Programs:
             decay=config.decay,
         )
         self._tx = make_optimizer(
-            self.schedule,
+            self._schedule,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             nesterov=config.nesterov,
         )
         self._preprocess = partial(normalize, mean=dataset.mean, std=dataset.std, dtype=self.dtype)
+        ends = range(0, self.plan.num_steps, self.plan.steps_per_epoch)
+        last_steps = [self.plan.epoch_end(step) - 1 for step in ends]
+        self._rates = dict(zip(last_steps, self.learning_rates(last_steps), strict=True))
         self._compiled: dict[tuple[str, tuple[int, ...]], jax.stages.Compiled] = {}
         start = time.perf_counter()
-        order = jax.jit(partial(epoch_order, n=len(split_ranges(config)["train"])))
-        self.order = order.lower(jax.random.key(0), np.int32(0)).compile()
+        self._order = jax.jit(partial(epoch_order, n=len(self.plan.ranges["train"])))
+        self._order = self._order.lower(random_key(0), np.int32(0)).compile()
         self.compile_seconds = time.perf_counter() - start
 
-    def serve(self, config: Config) -> bool:
-        """Tell whether these are the programs of a config too: it may differ in its seed."""
+    def matches(self, config: Config) -> bool:
+        """Return whether a config differs from this one only in its seed."""
         return dataclasses.replace(config, seed=self.config.seed) == self.config
 
     def init_state(self, key: jax.Array) -> TrainState:
-        """Draw the parameters: a state at step 0."""
+        """Initialize the parameters and the optimizer: a state at step 0."""
         return create_train_state(key, self.model, self._tx)
 
-    def place(self, tree: Any) -> Any:
-        """Put a copy of some arrays on every device."""
-        return jax.device_put(tree, self._replicated)
+    def order(self, key: jax.Array, epoch: int) -> jax.Array:
+        """Enqueue the order in which an epoch visits the training images."""
+        return self._order(key, np.int32(epoch))
 
-    def place_rows(self, rows: np.ndarray) -> jax.Array:
-        """Put indices [steps, batch] on the devices, each batch split among them."""
-        return jax.device_put(rows, self._split_batch)
+    def learning_rates(self, steps: Sequence[int]) -> list[float]:
+        """Return the learning rates of the updates that follow so many updates."""
+        return jax.jit(jax.vmap(self._schedule))(np.asarray(steps, np.int32)).tolist()
 
-    def is_compiled(self, split: str, rows: np.ndarray | jax.Array) -> bool:
-        """Tell whether there is a program for a split and indices of this shape already."""
-        return (split, rows.shape) in self._compiled
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of one update; at an epoch's end without using the device."""
+        return self._rates[step] if step in self._rates else self.learning_rates([step])[0]
+
+    def is_compiled(self, split: str, num_steps: int) -> bool:
+        return (split, num_steps) in self._compiled
 
     def compiled(self, split: str, *arguments: Any) -> jax.stages.Compiled:
-        """Return `train_steps` if the split is "train", which donates its state, else `eval_steps`, compiled.
+        """Return the program that trains on "train", or scores another split.
 
         Args:
           split: of the images.
-          *arguments: those of the function, on the devices: state, images, indices and, to train, a key.
+          *arguments: of `train_steps`, which donates its state, or of `eval_steps`, on the
+            devices.
         """
-        rows = arguments[2]
-        if not self.is_compiled(split, rows):
+        key = (split, len(arguments[2]))
+        if key not in self._compiled:
             start = time.perf_counter()
             training = split == "train"
-            function = partial(train_steps if training else eval_steps, preprocess=self._preprocess)
             jitted = jax.jit(
-                function, donate_argnums=0 if training else (), out_shardings=self._replicated
+                partial(train_steps if training else eval_steps, preprocess=self._preprocess),
+                donate_argnums=0 if training else (),
+                out_shardings=self.devices.replicated,
             )
-            self._compiled[split, rows.shape] = jitted.lower(*arguments).compile()
+            self._compiled[key] = jitted.lower(*arguments).compile()
             self.compile_seconds += time.perf_counter() - start
-        return self._compiled[split, rows.shape]
+        return self._compiled[key]
 
 
-def keep_programs() -> None:
-    """Let JAX keep what it compiles from one start to the next; a user's own settings of its cache hold.
-
-    By default in ~/.cache/resnet_cifar, in a folder for each host, as XLA's CPU programs are made for one processor.
-    """
-    settings: dict[str, int | str] = {
-        "jax_persistent_cache_min_compile_time_secs": 0,  # The parameters are drawn by some hundred small programs.
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        try:
-            cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-            folder = Path(cache, "resnet_cifar", platform.node())
-            folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=folder).close()
-        except (OSError, RuntimeError):
-            return  # A home that can't be written to costs the time to compile, and JAX would warn of every program.
-        settings["jax_compilation_cache_dir"] = str(folder)
-    for name, value in settings.items():
-        if name.upper() not in os.environ:
-            jax.config.update(name, value)
+def random_key(seed: int) -> jax.Array:
+    """Return a key of the same kind whatever JAX's default is."""
+    return jax.random.key(seed, impl="threefry2x32")

@@ -1,8 +1,7 @@
-"""The folder of a run: whose it is, who works in it, and writing to it."""
+"""The workdir of a run: ownership, locking, atomic writes."""
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import socket
@@ -11,22 +10,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from resnet_cifar.config import Config
+from resnet_cifar.config import Config, with_defaults
 from resnet_cifar.errors import UserError
 
-# What a resumed run may change: none of it is part of what a step computes.
-CHANGEABLE = (
-    "data_dir",
-    "eval_every_epochs",
-    "checkpoint_every_epochs",
-)  # And num_epochs, upwards.
-LATER = {"decay": "steps", "nesterov": False}  # What runs did before they had these fields.
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None
+
+# A resumed run may change these: they do not change what is trained.
+CHANGEABLE = ("data_dir", "eval_every_epochs", "checkpoint_every_epochs")
 
 
 def check_workdir(workdir: str | Path, config: Config) -> Path:
-    """Return the folder of a run, absolute; UserError if it is not for this one, or in use. Writes nothing."""
-    folder = Path(workdir).expanduser().absolute()
-    check_config(folder, config)
+    """Return the folder of a run, absolute; writes nothing.
+
+    Raises:
+      UserError: the folder belongs to another config, is in use, or can't be written.
+    """
+    if fcntl is None:
+        raise UserError(
+            "training locks its workdir with fcntl, which this system lacks: use Linux or macOS, "
+            "or WSL on Windows"
+        )
+    folder = absolute(workdir)
+    saved_config(folder, config)
     check_writable(folder)
     if (folder / "lock").exists():
         with lock(folder):
@@ -34,127 +42,137 @@ def check_workdir(workdir: str | Path, config: Config) -> Path:
     return folder
 
 
+def absolute(path: str | Path) -> Path:
+    """Return an absolute path, "~" expanded; UserError if there is no home."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise UserError(f"{path} can't be found ({error}): give an absolute path") from error
+
+
 def check_writable(folder: Path) -> None:
-    """Raise a UserError if a folder is not there and can't be made, or is there and can't be written to."""
+    """Raise a UserError if a folder can't be made or written to."""
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
         raise UserError(
-            f"the workdir {folder} can't be written: {parent} is not a folder that you may write to"
+            f"the workdir {folder} can't be written: {parent} is not a folder that you can write "
+            "to; choose another --workdir"
         )
 
 
-def check_config(folder: Path, config: Config) -> None:
-    """Raise a UserError if a folder holds the run of another config."""
+def saved_config(folder: Path, config: Config) -> dict[str, Any]:
+    """Return the config that a workdir was last used with, or this one if it is new.
+
+    Raises:
+      UserError: the workdir holds a run that this config can't resume.
+    """
+    path = folder / "config.json"
+    mine = with_defaults(dataclasses.asdict(config))
     try:
-        saved = (
-            json.loads((folder / "config.json").read_text())
-            if (folder / "config.json").exists()
-            else None
-        )
+        saved = json.loads(path.read_text()) if path.exists() else None
     except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read ({error}): choose another --workdir") from error
+    if saved is None:
+        if (folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists():
+            raise UserError(
+                f"the workdir {folder} holds a run without its config.json: choose another "
+                "--workdir"
+            )
+        return mine
+    if not isinstance(saved, dict) or "depth" not in saved:
+        raise UserError(f"{path} is not the config of a run: choose another --workdir")
+    check_resumable(folder, saved, config)
+    return with_defaults(saved)
+
+
+def check_resumable(folder: Path, saved: dict[str, Any], config: Config) -> None:
+    """Raise a UserError if a run with a saved config can't be resumed with this config."""
+    saved, mine = with_defaults(saved), with_defaults(dataclasses.asdict(config))
+    names = [name for name in {**mine, **saved} if saved.get(name) != mine.get(name)]
+    problems = []
+    for name in names:
+        values = f"{name} is {saved.get(name)!r} there and {mine.get(name)!r} here"
+        if name == "num_epochs":
+            if config.decay != "steps":
+                values += f", and decay={config.decay!r} depends on it from the first step on"
+            elif mine[name] < saved[name]:
+                values += ", and can only be raised"
+            else:
+                continue
+        if name not in CHANGEABLE:
+            problems.append(values)
+    if problems:
         raise UserError(
-            f"the workdir {folder} holds a config.json that can't be read: {error}"
-        ) from error
-    if saved is not None and not isinstance(saved, dict):
-        raise UserError(
-            f"the workdir {folder} holds a config.json that is not a config: choose another workdir"
+            f"the workdir {folder} holds a run with another config ({'; '.join(problems)}): "
+            "give this run another --workdir"
         )
-    if saved is None and ((folder / "metrics.jsonl").exists() or (folder / "checkpoints").exists()):
-        raise UserError(
-            f"the workdir {folder} holds files of a run without its config.json: choose another workdir"
-        )
-    if saved is not None:
-        check_same(folder, saved, config)
-
-
-def check_same(folder: Path, saved: dict[str, Any], config: Config) -> None:
-    """Raise a UserError if the saved config of a folder is another one."""
-    if problem := differences(saved, json.loads(json.dumps(dataclasses.asdict(config)))):
-        raise UserError(
-            f"the workdir {folder} holds a run with another config ({problem}): give this one another --workdir"
-        )
-
-
-def differences(saved: dict[str, Any], mine: dict[str, Any]) -> str:
-    """Say which fields of two configs differ and must not; empty if none."""
-    saved = LATER | saved
-    names = [
-        name for name in [*mine, *(saved.keys() - mine.keys())] if saved.get(name) != mine.get(name)
-    ]
-    longer = (mine.get("num_epochs") or 0) >= (saved.get("num_epochs") or 0)
-    return "; ".join(
-        f"{name} is {saved.get(name, 'missing')!r} there and {mine.get(name, 'missing')!r} here"
-        + (", and can only be raised" if name == "num_epochs" else "")
-        for name in names
-        if name not in CHANGEABLE and not (name == "num_epochs" and longer)
-    )
 
 
 def run_name(recipe: str, config: Config) -> str:
-    """Say what runs: resnet56-cifar10-seed0, or resnet56-cifar10-paper-seed0."""
+    """Name a run: resnet56-cifar10-seed0, or resnet56-cifar10-paper-seed0."""
     recipe = "" if recipe == "card" else recipe
-    return "-".join(
-        filter(None, [f"resnet{config.depth}", config.dataset, recipe, f"seed{config.seed}"])
-    )
+    parts = [f"resnet{config.depth}", config.dataset, recipe, f"seed{config.seed}"]
+    return "-".join(part for part in parts if part)
 
 
 @contextlib.contextmanager
-def claimed(folder: Path, config: Config) -> Iterator[None]:
-    """Make the folder of a run, lock it for as long as the context lasts, and write its first `config.json`."""
+def claimed(folder: Path, config: Config) -> Iterator[dict[str, Any]]:
+    """Make a workdir, lock it, and write its first `config.json`.
+
+    Yields the config that it was last used with.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with lock(folder) as file:
-            check_config(folder, config)  # Once more: data has been loaded since.
-            with contextlib.suppress(
-                OSError
-            ):  # On a full disk the lock holds, but nobody can be told whose it is.
+            saved = saved_config(folder, config)  # Again: loading the data took a while.
+            with contextlib.suppress(OSError):  # On a full disk the lock holds without a name.
                 os.ftruncate(file.fileno(), 0)
-                os.write(
-                    file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode()
-                )
+                owner = f"process {os.getpid()} on {socket.gethostname()}\n"
+                os.write(file.fileno(), owner.encode())
             if not (folder / "config.json").exists():
                 write_config(folder, config)
-            yield
+            yield saved
     except OSError as error:
         raise UserError(
-            f"the workdir {folder} can't be written: {error}. The run ends here; checkpoints from before are as they "
-            "were, and the same command goes on from the newest"
+            f"the workdir {folder} can't be written: {error}. The run ends here. Earlier "
+            "checkpoints are intact, and the same command resumes from the newest"
         ) from error
 
 
 def write_config(folder: Path, config: Config) -> None:
-    """Write a `config.json`, perhaps over one that differs in what may change."""
-    write_atomically(
-        folder / "config.json", json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-    )
+    """Write `config.json`, perhaps over one that differs in what may change."""
+    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+    write_atomically(folder / "config.json", text)
 
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[IO[str]]:
-    """Hold the lock of a folder; UserError if another process does. The system lets go of it when a process ends."""
+    """Hold the lock of a workdir; UserError if another process does.
+
+    The system releases it when the process ends, however that happens.
+    """
     try:
         file = (folder / "lock").open("a+")
     except OSError as error:
         raise UserError(f"the workdir {folder} can't be written: {error}") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # pyright: ignore[reportOptionalMemberAccess]
         except BlockingIOError:
             file.seek(0)
+            owner = file.read().strip() or "another process"
             raise UserError(
-                f"the workdir {folder} is in use by {file.read().strip() or 'another process'}: wait for that run or "
-                "stop it, or give this one another --workdir"
+                f"the workdir {folder} is in use by {owner}: wait for that run or stop it, or "
+                "give this one another --workdir"
             ) from None
         except OSError as error:
-            print(
-                f"warning: {folder} can't be locked ({error}): start no second run in it",
-                file=sys.stderr,
-            )
+            warning = f"warning: {folder} can't be locked ({error}): start no second run in it"
+            print(warning, file=sys.stderr)
         yield file
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's content in one step: a reader sees the old or the new, never a part."""
+    """Replace the content of a file: a reader sees the old or the new one, never a part."""
     part = path.with_name(path.name + ".part")
     try:
         part.write_text(text)

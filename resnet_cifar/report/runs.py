@@ -11,7 +11,8 @@ from scipy import stats
 
 from resnet_cifar.errors import UserError
 from resnet_cifar.recipes import RECIPES, make_config
-from resnet_cifar.workdir import CHANGEABLE, LATER, write_atomically
+from resnet_cifar.workdir import CHANGEABLE, write_atomically
+LATER={"decay": "steps", "nesterov": False}
 
 Result = dict[str, Any]  # A summary.json, in short.
 CELL = ("dataset", "depth", "seed")  # What runs of the same recipe differ in.

@@ -1,0 +1,6 @@
+"""Checkpoints: the format and its read-only reader, and the manager of a run's checkpoints."""
+
+from resnet_cifar.checkpoint.format import Checkpoint, read
+from resnet_cifar.checkpoint.manager import Checkpoints, Restored
+
+__all__ = ["Checkpoint", "Checkpoints", "Restored", "read"]

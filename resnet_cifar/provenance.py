@@ -1,0 +1,78 @@
+"""What a result depends on besides its config: device, versions, settings of the environment."""
+
+import dataclasses
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import jax
+
+from resnet_cifar.checkpoint.format import Metadata
+from resnet_cifar.config import Config
+from resnet_cifar.data import DATASETS, class_names
+from resnet_cifar.devices import device_name
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+# JAX's settings that can change the bits of a result, with their defaults in the default release.
+JAX_DEFAULTS = {
+    "jax_enable_x64": False,
+    "jax_default_matmul_precision": None,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_default_dtype_bits": "64",
+    "jax_softmax_custom_jvp": True,
+    "jax_debug_nans": False,
+    "jax_debug_infs": False,
+    "jax_disable_most_optimizations": False,
+}
+ENVIRONMENT = ("NVIDIA_TF32_OVERRIDE", "LIBTPU_INIT_ARGS", "RESNET_CIFAR_NATIVE")
+
+
+def environment() -> dict[str, Any]:
+    """Return device, versions, and the settings that can change the bits of a result."""
+    return {
+        "device": device_name(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "settings": settings(),
+        "versions": versions(),
+    }
+
+
+def settings() -> dict[str, str]:
+    """Return the settings of JAX and of the environment that differ from the defaults."""
+    values = {name: jax.config.values.get(name, default) for name, default in JAX_DEFAULTS.items()}
+    changed = {name: str(v) for name, v in values.items() if v != JAX_DEFAULTS[name]}
+    return changed | {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that compute or store a result."""
+    return {"python": platform.python_version()} | {p: metadata.version(p) for p in PACKAGES}
+
+
+def checkpoint_metadata(config: Config, dtype: str) -> Metadata:
+    """Return what a checkpoint needs besides its arrays to be used anywhere else."""
+    dataset = DATASETS[config.dataset]
+    return Metadata(
+        config=dataclasses.asdict(config),
+        preprocessing={"mean": list(dataset.mean), "std": list(dataset.std)},
+        class_names=class_names(config.dataset, config.data_dir),
+        dtype=dtype,
+        **environment(),
+    )
+
+
+def differences(saved: Metadata, now: Metadata) -> list[str]:
+    """Return what changed since a checkpoint was saved and may change the bits of a result."""
+    old, new = (flatten(there) for there in (saved, now))
+    recorded = {**old, **new} if "settings" in saved else old  # Old checkpoints recorded less.
+    names = [name for name in recorded if old.get(name, "") != new.get(name, "")]
+    return [f"{n} was {old.get(n, '')!r} and is {new.get(n, '')!r}" for n in names]
+
+
+def flatten(saved: Metadata) -> dict[str, str]:
+    """Return the parts of the metadata that are compared, in one level."""
+    kept = {name: str(saved[name]) for name in ("device", "XLA_FLAGS", "dtype") if name in saved}
+    return {**saved.get("versions", {}), **kept, **saved.get("settings", {})}

@@ -1,0 +1,192 @@
+"""A run in memory: images on the devices, compiled programs, and a queue of dispatches.
+
+At most two dispatches are in flight, so that the device never waits for the host and a signal is
+answered soon. Everything returns plain data: what a call has finished waiting for.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from resnet_cifar.config import Config
+from resnet_cifar.data import Images
+from resnet_cifar.epochs import eval_indices
+from resnet_cifar.metrics import Done
+from resnet_cifar.plan import Plan, load_splits
+from resnet_cifar.programs import Programs, random_key
+from resnet_cifar.steps import TrainState
+
+LONGEST_DISPATCH_SECONDS = 5.0  # A signal waits for the two dispatches in flight.
+
+
+class Trainer:
+    """Trains and scores one run.
+
+    Attributes:
+      config: the run.
+      programs: its network and compiled programs.
+      plan: the config in steps.
+      images: each split, replicated on the devices.
+      steps_per_dispatch: how many steps are enqueued at once.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        programs: Programs | None = None,
+        load: Callable[[Config, Plan], dict[str, Images]] = load_splits,
+        steps_per_dispatch: int | None = None,
+        longest_dispatch_seconds: float = LONGEST_DISPATCH_SECONDS,
+    ):
+        """Load the data and build the network; nothing but the order of an epoch is compiled.
+
+        Args:
+          config: the run.
+          programs: those of a run that differed in its seed alone.
+          load: loads the splits into host memory.
+          steps_per_dispatch: by default what the devices suggest.
+          longest_dispatch_seconds: longer training dispatches are halved.
+
+        Raises:
+          UserError: the config does not fit its data, or the data is missing or damaged.
+        """
+        self.config = config
+        self._compiled_before = programs.compile_seconds if programs else 0.0
+        self.programs = programs or Programs(config)
+        self.plan = self.programs.plan
+        devices = self.programs.devices
+        self.images = {
+            split: devices.replicate(images) for split, images in load(config, self.plan).items()
+        }
+        self.steps_per_dispatch = steps_per_dispatch or devices.steps_per_dispatch(
+            self.plan.steps_per_epoch
+        )
+        self._longest_dispatch_seconds = longest_dispatch_seconds
+        self._init_key, self._order_key, augment_key = jax.random.split(random_key(config.seed), 3)
+        self._augment_key = devices.replicate(augment_key)
+        self._orders: dict[int, jax.Array] = {}
+        self._in_flight: deque[tuple[str, int, float, Any]] = deque()
+        self._last_end = -math.inf
+        self._pace_is_known = False
+
+    @property
+    def compile_seconds(self) -> float:
+        """Time spent compiling for this run."""
+        return self.programs.compile_seconds - self._compiled_before
+
+    def init_state(self) -> TrainState:
+        """Initialize the state at step 0."""
+        return self.programs.init_state(self._init_key)
+
+    def compile(self, state: TrainState, step: int) -> None:
+        """Compile everything that is left to run after `step` steps."""
+        spans = set()
+        while step < self.plan.num_steps:
+            spans.add(self.plan.epoch_end(step) - step)
+            step = self.plan.epoch_end(step)
+        for span in spans:
+            for rows in self._cut(np.zeros((span, self.config.batch_size), np.int32)):
+                self.program("train", state, rows)
+        for split in (self.plan.watched, "test"):
+            for rows in self.eval_batches(split):
+                self.program(split, state, rows)
+
+    def epoch_batches(self, step: int) -> list[np.ndarray]:
+        """Return the rest of the epoch after `step` steps, cut into dispatches: [steps, batch]."""
+        size = self.config.batch_size
+        epoch, done = divmod(step, self.plan.steps_per_epoch)
+        left = self.plan.epoch_end(step) - step
+        order = self._epoch_order(epoch)[done * size : (done + left) * size]
+        return self._cut(order.reshape(left, size))
+
+    def eval_batches(self, split: str) -> list[np.ndarray]:
+        """Return every index of a split once, cut into dispatches: [steps, batch]."""
+        return self._cut(eval_indices(len(self.images[split].labels), self.config.batch_size))
+
+    def train(
+        self, state: TrainState, step: int, rows: np.ndarray
+    ) -> tuple[TrainState, list[Done]]:
+        """Enqueue training steps on images of the train split.
+
+        Args:
+          state: after `step` steps; it is donated.
+          step: training steps made before.
+          rows: indices of images, [steps, batch].
+
+        Returns:
+          The next state, which may still be in flight, and the dispatches that have finished.
+        """
+        done = self._make_room("train", rows)
+        arguments = self._arguments("train", state, rows)
+        program, start = self.programs.compiled("train", *arguments), time.perf_counter()
+        state, metrics = program(*arguments)
+        self._in_flight.append(("train", step, start, metrics))
+        # The first dispatch is waited for: it shows how long a dispatch takes.
+        done += self._finish(leave=1 if self._pace_is_known else 0)
+        return state, done
+
+    def evaluate(self, state: TrainState, step: int, split: str, rows: np.ndarray) -> list[Done]:
+        """Enqueue the scoring of images of a split; arguments and result as of `train`."""
+        done = self._make_room(split, rows)
+        arguments = self._arguments(split, state, rows)
+        program, start = self.programs.compiled(split, *arguments), time.perf_counter()
+        self._in_flight.append((split, step, start, program(*arguments)))
+        return done + self._finish(leave=0 if self.programs.devices.one_at_a_time else 1)
+
+    def drain(self) -> list[Done]:
+        """Wait for everything in flight."""
+        return self._finish(leave=0)
+
+    def program(self, split: str, state: TrainState, rows: np.ndarray) -> jax.stages.Compiled:
+        """Return the compiled program for a dispatch."""
+        return self.programs.compiled(split, *self._arguments(split, state, rows))
+
+    def _make_room(self, split: str, rows: np.ndarray) -> list[Done]:
+        """Drain the queue before a compilation, whose time is not to be charged to a dispatch."""
+        return [] if self.programs.is_compiled(split, len(rows)) else self.drain()
+
+    def _finish(self, *, leave: int) -> list[Done]:
+        """Wait for the oldest dispatches until only so many are in flight."""
+        finished = []
+        while len(self._in_flight) > leave:
+            split, step, start, metrics = self._in_flight.popleft()
+            metrics = jax.tree.map(np.asarray, metrics)
+            end = time.perf_counter()
+            done = Done(split, step, metrics, end - max(start, self._last_end))
+            self._last_end = end
+            if split == "train":
+                self._adapt(done)
+            finished.append(done)
+        return finished
+
+    def _adapt(self, done: Done) -> None:
+        """Halve the dispatches to come if this one was too long for a signal to wait for."""
+        self._pace_is_known = True
+        per_step = done.seconds / done.num_steps
+        # Never to a single step: outside of a loop XLA may round it differently.
+        while (
+            self.steps_per_dispatch > 3
+            and self.steps_per_dispatch * per_step > self._longest_dispatch_seconds
+        ):
+            self.steps_per_dispatch = -(-self.steps_per_dispatch // 2)
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        """Return the order of an epoch, enqueued during the one before so that nothing waits."""
+        order = self._orders.pop(epoch, None)
+        order = self.programs.order(self._order_key, epoch) if order is None else order
+        self._orders = {epoch + 1: self.programs.order(self._order_key, epoch + 1)}
+        return np.asarray(order)
+
+    def _cut(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Cut rows of indices into dispatches of about the same length."""
+        return np.array_split(rows, -(-len(rows) // self.steps_per_dispatch))
+
+    def _arguments(self, split: str, state: TrainState, rows: np.ndarray) -> tuple[Any, ...]:
+        key = (self._augment_key,) if split == "train" else ()
+        return (state, self.images[split], self.programs.devices.split_batch(rows), *key)
