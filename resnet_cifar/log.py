@@ -116,7 +116,6 @@ class Log:
         self,
         summary: dict[str, Any],
         rows: list[Row],
-        *,
         title: str,
         learning_rates: list[tuple[float, float]],
     ) -> None:

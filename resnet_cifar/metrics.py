@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from resnet_cifar.config import Config
 from resnet_cifar.errors import Diverged
 from resnet_cifar.plan import Plan
 
@@ -130,24 +131,27 @@ class Metrics:
         self._last_norm = norms[-1]
 
 
-def resumed_rows(rows: Sequence[Row], plan: Plan, step: int, eval_every: int) -> list[Row]:
-    """Return the rows that a run which had never been interrupted would have after `step` steps.
+def resumed_rows(
+    rows: Sequence[Row], plan: Plan, step: int, config: Config, saved_config: dict[str, Any]
+) -> list[Row]:
+    """Return the rows that the run would have after `step` steps had it never been interrupted.
 
-    Rows after `step` are repeated by the run. Rows of an earlier, lower `num_epochs` may fall
-    where the longer run has none: within an epoch, or on the test set before the end.
+    The run makes later rows again. An earlier start with fewer epochs may have left rows where
+    the longer run has none: within an epoch, or on the test set before the end.
 
     Args:
       rows: on the disk.
       plan: of the run.
       step: at which it resumes.
-      eval_every: epochs between evaluations.
+      config: of the run.
+      saved_config: of the earlier start. Rows of another `eval_every_epochs` stay.
     """
+    same = saved_config["eval_every_epochs"] == config.eval_every_epochs
+    every = config.eval_every_epochs if same else 1
 
     def is_due(row: Row) -> bool:
         if row["split"] == "train":
             return plan.is_due(1, row["step"])
-        if row["split"] == plan.watched:
-            return plan.is_due(eval_every, row["step"])
-        return row["step"] == plan.num_steps
+        return row["split"] in plan.splits_due(every, row["step"])
 
     return [row for row in rows if row["step"] <= step and is_due(row)]

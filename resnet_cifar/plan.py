@@ -45,6 +45,12 @@ class Plan(NamedTuple):
             return True
         return every > 0 and epoch > 0 and within == 0 and epoch % every == 0
 
+    def splits_due(self, every: int, step: int) -> list[str]:
+        """Return the splits to score after `step` steps: the test set last, and at the end only."""
+        if step == self.num_steps:
+            return list(dict.fromkeys([self.watched, "test"]))  # Once if they are the same.
+        return [self.watched] if self.is_due(every, step) else []
+
 
 def make_plan(config: Config) -> Plan:
     """Convert a config to steps and ranges; UserError if its milestones or splits do not fit."""

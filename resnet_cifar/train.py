@@ -1,6 +1,7 @@
 """The loop: train, evaluate, record, save, and resume where an earlier start stopped."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -56,23 +57,21 @@ def dry_run(config: Config) -> None:
 
 
 def run(trainer: Trainer, folder: Path, stop: Stop) -> TrainState:
-    """Run a trainer in a workdir, which `check_workdir` has returned; as `train_and_evaluate`."""
+    """Run a trainer in a workdir that `check_workdir` has returned; raises as `train_and_evaluate`."""
     print("\n".join([*describe.header(trainer), f"workdir    {folder}"]), flush=True)
     with claimed(folder, trainer.config) as saved_config:
         try:
-            same_cadence = saved_config["eval_every_epochs"] == trainer.config.eval_every_epochs
-            eval_every = trainer.config.eval_every_epochs if same_cadence else 1
-            return _run(trainer, folder, stop, eval_every)
+            return _run(trainer, folder, stop, saved_config)
         except Diverged as error:
             write_atomically(folder / "diverged.txt", f"{error}\n")
             raise
 
 
-def _run(trainer: Trainer, folder: Path, stop: Stop, eval_every: int) -> TrainState:
+def _run(trainer: Trainer, folder: Path, stop: Stop, saved_config: dict[str, Any]) -> TrainState:
+    """Resume or start, loop, and write the summary."""
     config, plan = trainer.config, trainer.plan
     metadata = checkpoint_metadata(config, str(trainer.programs.dtype))
     with Checkpoints(folder, metadata) as checkpoints:
-        # Resume from the newest good checkpoint, or start.
         restored = checkpoints.restore(jax.eval_shape(trainer.init_state))
         state = restored.state if restored else trainer.init_state()
         state = trainer.programs.devices.replicate(state)
@@ -83,7 +82,7 @@ def _run(trainer: Trainer, folder: Path, stop: Stop, eval_every: int) -> TrainSt
         metrics = Metrics(
             plan,
             trainer.programs.learning_rate,
-            rows=resumed_rows(read_rows(folder), plan, step, eval_every),
+            rows=resumed_rows(read_rows(folder), plan, step, config, saved_config),
             sums=restored.metadata.get("sums") if restored else None,
             step=step,
         )
@@ -102,65 +101,75 @@ def _run(trainer: Trainer, folder: Path, stop: Stop, eval_every: int) -> TrainSt
         with Log(folder, metrics.rows, step=step, **sizes) as log:
             if restored:
                 log.say(
-                    f"resuming from the checkpoint of step {step:,} ({plan.epoch(step):g} epochs)"
+                    f"resuming from the checkpoint of step {step:,} (epoch {plan.epoch(step):g})"
                 )
                 for change in differences(restored.metadata, metadata):
                     log.say(f"environment not as it was, so bits may differ: {change}")
-
-            def settle(finished: list[Done]) -> None:
-                for done in finished:
-                    row = metrics.add(done)  # Raises Diverged.
-                    log.progress(done, plan.epoch(done.step))
-                    if row:
-                        log.write(row)
-
             stop.hold()  # From now on there is something to save.
-            while True:
-                # Score what is due, unless an earlier start has.
-                if step == plan.num_steps:
-                    splits = dict.fromkeys([plan.watched, "test"])  # Once if they are the same.
-                else:
-                    splits = [plan.watched] if plan.is_due(config.eval_every_epochs, step) else []
-                for split in splits:
-                    for rows in [] if metrics.row(step, split) else trainer.eval_batches(split):
-                        if stop.signal:
-                            break
-                        settle(trainer.evaluate(state, step, split, rows))
-
-                # Save what is due, and on a stop. What has diverged is never saved.
-                save = plan.is_due(config.checkpoint_every_epochs, step)
-                stopping = stop.signal is not None
-                if save or stopping:
-                    settle(trainer.drain())
-                finished = bool(metrics.row(plan.num_steps, "test"))
-                if save or (stopping and not finished):
-                    accuracy = metrics.row(step, "validation").get("accuracy")
-                    checkpoints.save(state, sums=metrics.sums(step), validation_accuracy=accuracy)
-                if finished or stopping:
-                    break
-
-                # Train to the end of the epoch.
-                for rows in trainer.epoch_batches(step):
-                    if stop.signal:
-                        break
-                    state, done = trainer.train(state, step, rows)
-                    step += len(rows)
-                    settle(done)
-                checkpoints.check()
-
+            state, step = _loop(
+                trainer, state, step, metrics=metrics, log=log, checkpoints=checkpoints, stop=stop
+            )
             checkpoints.wait()
-            if not finished:
+            if not metrics.row(plan.num_steps, "test"):
                 raise Stopped(
                     f"saved at step {step:,} of {plan.num_steps:,}: the same command resumes there"
                 )
             summary = describe.summary(trainer, metrics.rows)
             result = f"{summary['test_accuracy']:.2%} of the test images"
-            log.finish(
-                summary,
-                metrics.rows,
-                title=f"{describe.title(trainer)}: {result}",
-                learning_rates=describe.learning_rates(trainer),
-            )
+            title = f"{describe.title(trainer)}: {result}"
+            log.finish(summary, metrics.rows, title, describe.learning_rates(trainer))
             seconds = f"{summary['train_seconds']:,.0f} s of training"
             log.say(f"done: {result} after {seconds}; see {folder / 'curves.png'}")
     return state
+
+
+def _loop(
+    trainer: Trainer,
+    state: TrainState,
+    step: int,
+    *,
+    metrics: Metrics,
+    log: Log,
+    checkpoints: Checkpoints,
+    stop: Stop,
+) -> tuple[TrainState, int]:
+    """Train to the end, or until asked to stop.
+
+    Each turn begins with what is due after `step`, since an earlier start may have been stopped
+    before it was done. Work is enqueued, and what has finished meanwhile is settled.
+    """
+    config, plan = trainer.config, trainer.plan
+
+    def settle(finished: list[Done]) -> None:
+        for done in finished:
+            row = metrics.add(done)  # Raises Diverged.
+            log.progress(done, plan.epoch(done.step))
+            if row:
+                log.write(row)
+
+    while True:
+        # Score the splits that are due, unless an earlier start has.
+        for split in plan.splits_due(config.eval_every_epochs, step):
+            for rows in [] if metrics.row(step, split) else trainer.eval_batches(split):
+                if stop.signal:
+                    break
+                settle(trainer.evaluate(state, step, split, rows))
+
+        # Save when that is due and before a stop. A state that has diverged is never saved.
+        stopping = stop.signal is not None
+        save = stopping or plan.is_due(config.checkpoint_every_epochs, step)
+        if save:
+            settle(trainer.drain())
+            accuracy = metrics.row(step, "validation").get("accuracy")
+            checkpoints.save(state, sums=metrics.sums(step), validation_accuracy=accuracy)
+        if stopping or step == plan.num_steps:
+            return state, step
+
+        # Train to the end of the epoch.
+        for rows in trainer.epoch_batches(step):
+            if stop.signal:
+                break
+            state, done = trainer.train(state, step, rows)
+            step += len(rows)
+            settle(done)
+        checkpoints.check()

@@ -9,10 +9,20 @@ from pathlib import Path
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+try:
+    import beartype  # noqa: F401
+except ImportError:
+    pytest.exit("the tests need the dev extras: pip install -e '.[dev]'", returncode=1)
+
+# The modules whose annotations carry shapes are checked against them in every test.
+SHAPED = ("data.images", "epochs", "layers", "models", "norm_conv", "steps")
+install_import_hook([f"resnet_cifar.{name}" for name in SHAPED], "beartype.beartype")
 
 from resnet_cifar.config import Config
 from resnet_cifar.data import synthetic
-from resnet_cifar.describe import circumstances
+from resnet_cifar.provenance import environment
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
@@ -141,7 +151,7 @@ class Record:
             "faults": table,
             "seed": self.config.option.faults_seed,
             "date": datetime.date.today().isoformat(),
-            **circumstances(),
+            **environment(),
         }
         result["device"] = result["device"].removeprefix(
             "4 x "

@@ -1,0 +1,151 @@
+"""The trainer: every image once, in an order of its own, whatever the devices and dispatches."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from resnet_cifar.devices import Devices
+from resnet_cifar.metrics import Metrics
+from resnet_cifar.plan import blank_splits
+from resnet_cifar.programs import Programs
+from resnet_cifar.trainer import Trainer
+
+
+def new_state(trainer):
+    return trainer.programs.devices.replicate(trainer.init_state())
+
+
+def train_epoch(trainer, state, step=0):
+    """Train to the end of the epoch; return the state, its step and the row."""
+    metrics = Metrics(trainer.plan, trainer.programs.learning_rate)
+    finished = []
+    for rows in trainer.epoch_batches(step):
+        state, done = trainer.train(state, step, rows)
+        step += len(rows)
+        finished += done
+    for done in finished + trainer.drain():
+        metrics.add(done)
+    return state, step, metrics.rows[-1]
+
+
+def evaluate(trainer, state, split="test"):
+    metrics = Metrics(trainer.plan, trainer.programs.learning_rate)
+    finished = [
+        done
+        for rows in trainer.eval_batches(split)
+        for done in trainer.evaluate(state, 4, split, rows)
+    ]
+    for done in finished + trainer.drain():
+        metrics.add(done)
+    return metrics.rows[-1]
+
+
+@pytest.fixture(scope="module")
+def short(tiny):
+    return dataclasses.replace(tiny, num_epochs=1.5, warmup_epochs=0.5, decay_epochs=(1,))
+
+
+def test_epochs_visit_every_image_in_new_orders(tiny):
+    orders = set()
+    for seed in (0, 1):
+        trainer = Trainer(dataclasses.replace(tiny, seed=seed), load=blank_splits)
+        for step in (0, 4):
+            rows = np.concatenate(trainer.epoch_batches(step))
+            assert rows.shape == (4, 32) and len(np.unique(rows)) == 128
+            orders.add(tuple(rows.flat))
+    assert len(orders) == 4
+
+
+def test_a_resumed_epoch_continues_its_order(tiny):
+    trainer = Trainer(tiny, load=blank_splits)
+    whole = np.concatenate(trainer.epoch_batches(4))
+    np.testing.assert_array_equal(np.concatenate(trainer.epoch_batches(6)), whole[2:])
+
+
+def test_eval_batches_name_every_image_once(tiny):
+    rows = np.concatenate(Trainer(tiny, load=blank_splits).eval_batches("test"))
+    assert sorted(rows.flat) == [-1] * (rows.size - 200) + list(range(200))
+
+
+def test_steps_per_dispatch_do_not_change_the_result(short):
+    results = []
+    for steps_per_dispatch in (1, 4):
+        trainer = Trainer(short, steps_per_dispatch=steps_per_dispatch)
+        state, step, row = train_epoch(trainer, new_state(trainer))
+        assert step == row["step"] == 4
+        state, step, last = train_epoch(trainer, state, step)  # The last epoch is half as long.
+        assert (step, last["epoch"]) == (6, 1.5)
+        results.append((row["loss"], row["grad_norm"], evaluate(trainer, state)["loss"]))
+    np.testing.assert_allclose(*results, rtol=1e-2)
+
+
+def test_four_devices_train_like_one(tiny):
+    """BatchNorm sees the whole batch, however it is split."""
+    config = dataclasses.replace(tiny, num_epochs=0.5, warmup_epochs=0.25, decay_epochs=())
+    results = []
+    for devices in (jax.devices(), jax.devices()[:1]):
+        trainer = Trainer(config, programs=Programs(config, Devices(devices)))
+        assert len(trainer.images["train"].labels.devices()) == len(devices)
+        state, _, row = train_epoch(trainer, new_state(trainer))
+        results.append((state.params, row["loss"], evaluate(trainer, state)["loss"]))
+    (four, *losses), (one, *alone) = results
+    np.testing.assert_allclose(losses, alone, rtol=1e-3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), four, one)
+
+
+def test_the_first_dispatch_is_waited_for_and_then_one_is_in_flight(short):
+    trainer = Trainer(short, programs=Programs(short, Devices(jax.devices()[:1])))
+    state, finished = new_state(trainer), []
+    for step, rows in enumerate(trainer.epoch_batches(0)):
+        state, done = trainer.train(state, step, rows)
+        finished.append([d.step for d in done])
+    assert finished == [[0], [], [1], [2]]
+    assert [d.step for d in trainer.drain()] == [3]
+
+
+def test_the_queue_is_drained_before_a_compilation(short):
+    trainer = Trainer(short, programs=Programs(short, Devices(jax.devices()[:1])))
+    state = new_state(trainer)
+    rows = trainer.epoch_batches(0)
+    state, _ = trainer.train(state, 0, rows[0])
+    state, done = trainer.train(state, 1, rows[1])
+    assert not done
+    done = trainer.evaluate(state, 2, "test", trainer.eval_batches("test")[0])
+    assert [(d.split, d.step) for d in done] == [("train", 1)]
+
+
+def test_several_cpu_devices_run_one_evaluation_at_a_time(short):
+    trainer = Trainer(short)
+    batches = trainer.eval_batches("test")
+    done = trainer.evaluate(new_state(trainer), 0, "test", batches[0])
+    assert len(done) == 1 and not trainer.drain()
+
+
+def test_long_dispatches_are_halved_but_never_to_one_step(tiny):
+    config = dataclasses.replace(tiny, num_epochs=1, warmup_epochs=0.5, decay_epochs=())
+    trainer = Trainer(config, steps_per_dispatch=4, longest_dispatch_seconds=0)
+    train_epoch(trainer, new_state(trainer))
+    assert trainer.steps_per_dispatch == 2
+    # The programs are shared with the next seed, the pace is not.
+    assert Trainer(config, programs=trainer.programs).steps_per_dispatch == 1
+
+
+def test_compile_leaves_nothing_to_compile(short):
+    trainer = Trainer(short)
+    state = new_state(trainer)
+    trainer.compile(state, 0)
+    seconds = trainer.compile_seconds
+    state, step, _ = train_epoch(trainer, state)
+    train_epoch(trainer, state, step)
+    assert trainer.compile_seconds == seconds > 0
+
+
+def test_a_state_that_is_not_finite_scores_nan(short):
+    trainer = Trainer(short)
+    bad = new_state(trainer)
+    bad = bad.replace(params=jax.tree.map(lambda leaf: leaf * np.float32(np.nan), bad.params))
+    rows = trainer.eval_batches("test")[0]
+    (done,) = trainer.evaluate(bad, 0, "test", rows)
+    assert np.isnan(done.metrics["loss_sum"]).all()
