@@ -58,7 +58,7 @@ def all_devices() -> list[jax.Device]:
     try:
         return jax.devices()
     except (RuntimeError, AssertionError) as error:
-        wanted = jax.config.jax_platforms or "its default platform"
+        wanted = told_to_use() or "its default platform"
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
             f"JAX can't start {wanted} ({reason}): check the driver with nvidia-smi, or set "
@@ -77,7 +77,7 @@ def require(wanted: str) -> None:
 def unused_gpu() -> str:
     """Say that JAX fell back to the CPU although its CUDA plugin is installed; empty otherwise."""
     plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
-    if jax.config.jax_platforms or all_devices()[0].platform != "cpu":
+    if told_to_use() or all_devices()[0].platform != "cpu":
         return ""
     if not any(importlib.util.find_spec(name) for name in plugins):
         return ""
@@ -85,6 +85,11 @@ def unused_gpu() -> str:
         "JAX's CUDA plugin is installed, but it found no GPU: check nvidia-smi, and add "
         "--require=gpu to fail instead of training on the CPU"
     )
+
+
+def told_to_use() -> str:
+    """Return the platforms that JAX was told to use; empty if it was not told."""
+    return jax.config.jax_platforms or ""
 
 
 def device_name() -> str:

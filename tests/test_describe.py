@@ -1,0 +1,48 @@
+"""The header says what will happen, in the numbers of the schedule itself."""
+
+import dataclasses
+
+import pytest
+
+from resnet_cifar import describe
+from resnet_cifar.plan import blank_splits
+from resnet_cifar.trainer import Trainer
+
+
+@pytest.mark.parametrize(
+    ("fields", "lines"),
+    [
+        (
+            {"warmup": "constant", "decay_factor": 0.5},
+            [
+                "0.05 until step 4 (epoch 1)",
+                "0.1 until step 8 (epoch 2)",
+                "0.05 until step 12 (epoch 3)",
+                "0.025 until step 16 (epoch 4)",
+            ],
+        ),
+        (
+            {"decay": "cosine"},
+            [
+                "rising from 0 to 0.1 until step 4 (epoch 1)",
+                "cosine from 0.1 to 0 until step 16 (epoch 4)",
+            ],
+        ),
+    ],
+)
+def test_the_header_has_the_schedule(tiny, fields, lines):
+    trainer = Trainer(dataclasses.replace(tiny, **fields), load=blank_splits)
+    found = [line.split("learning rate ")[1] for line in describe.schedule_lines(trainer)]
+    assert found == lines
+
+
+def test_the_header_names_every_split(tiny):
+    config = dataclasses.replace(tiny, validation_split="train[130:200]")
+    header = "\n".join(describe.header(Trainer(config, load=blank_splits)))
+    assert "130 train, 200 test, 70 validation" in header
+
+
+def test_the_schedule_is_drawn_from_start_to_end(tiny):
+    points = describe.learning_rates(Trainer(tiny, load=blank_splits))
+    assert points[0] == (0.0, 0.0) and len(points) == 16
+    assert points[-1][0] == 15 / 4 and points[-1][1] == pytest.approx(0.001)

@@ -1,0 +1,52 @@
+"""Placement, and what depends on the kind of hardware."""
+
+import jax
+import numpy as np
+import pytest
+
+from resnet_cifar import devices
+from resnet_cifar.devices import Devices, require
+from resnet_cifar.errors import UserError
+
+
+def test_batches_are_split_and_everything_else_replicated():
+    four = Devices()
+    assert four.count == 4 and four.one_at_a_time
+    rows = four.split_batch(np.zeros((3, 8), np.int32))
+    assert {shard.data.shape for shard in rows.addressable_shards} == {(3, 2)}
+    copies = four.replicate(np.zeros(5)).addressable_shards
+    assert [copy.data.shape for copy in copies] == [(5,)] * 4
+
+
+def test_one_cpu_device_keeps_its_queue_and_steps_singly():
+    one = Devices(jax.devices()[:1])
+    assert not one.one_at_a_time and one.steps_per_dispatch(48) == 1
+
+
+def test_a_dtype_that_is_named_is_taken():
+    assert Devices().dtype("bfloat16") == "bfloat16" and Devices().dtype("float32") == "float32"
+
+
+def test_a_missing_device_is_a_sentence():
+    require("")
+    require("cpu")
+    with pytest.raises(UserError, match="--require=gpu, but the run would use the cpu"):
+        require("gpu")
+
+
+def test_a_platform_that_cannot_start_is_a_sentence(monkeypatch):
+    def fail():
+        raise RuntimeError("Unable to initialize backend 'cuda': no driver\nmore")
+
+    monkeypatch.setattr(jax, "devices", fail)
+    with pytest.raises(UserError, match=r"JAX can't start cpu \(Unable to .* no driver\): check"):
+        devices.all_devices()
+
+
+def test_a_cpu_beside_a_cuda_plugin_is_noticed(monkeypatch):
+    assert devices.unused_gpu() == ""  # JAX was told to use the CPU.
+    monkeypatch.setattr(devices, "told_to_use", lambda: "")
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: name)
+    assert "--require=gpu to fail instead" in devices.unused_gpu()
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
+    assert devices.unused_gpu() == ""
