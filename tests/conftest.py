@@ -1,4 +1,4 @@
-"""No rank promotion and four CPU devices for every test; and a record of the faults that tests/faults tries."""
+"""Four CPU devices and no rank promotion for every test; a record of what tests/faults tries."""
 
 import datetime
 import json
@@ -45,14 +45,14 @@ def programs(tmp_path_factory):
 
 @pytest.fixture
 def strict_dtypes():
-    """Refuse implicit promotion; not for every test, as optax's schedules and flax's BatchNorm rely on it."""
+    """Refuse implicit promotion of dtypes, which parts of flax rely on."""
     with jax.numpy_dtype_promotion("strict"):
         yield
 
 
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[Config]:
-    """Return a run of 4 epochs of 4 steps that takes seconds: of depth 8, the smallest, and with few images."""
+    """Return a run of 4 epochs of 4 steps, the smallest network on few images, that takes seconds."""
     sizes = dict(synthetic.SIZES)
     synthetic.SIZES.update(train=200, test=200)
     yield Config(

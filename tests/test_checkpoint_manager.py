@@ -19,7 +19,6 @@ from resnet_cifar.checkpoint import Checkpoints
 from resnet_cifar.checkpoint.format import seal
 from resnet_cifar.checkpoint.manager import saved_fields
 from resnet_cifar.errors import UserError
-from resnet_cifar.steps import TrainState
 
 METADATA = {
     "config": {"depth": 8},
@@ -245,10 +244,11 @@ def test_a_checkpoint_of_another_network_is_a_sentence(two_saved, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["[a]", "a\\b", "a*b", "50%", "what?", "ü日", "a\nb"])
-def test_a_workdir_may_have_any_name(name, tmp_path):
+def test_a_workdir_may_have_any_name(trained, name, tmp_path):
     folder = tmp_path / name
     folder.mkdir()
-    state = TrainState(np.int32(4), {"w": np.ones(3, np.float32)}, {}, (), *[None] * 3)
+    small = {"params": {"w": np.ones(3)}, "batch_stats": {}, "opt_state": ()}
+    state = trained.replace(step=np.int32(4), **small)
     with open_checkpoints(folder) as checkpoints:
         checkpoints.save(state)
         checkpoints.save(at_step(state, np.int32(5)))

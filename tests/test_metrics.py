@@ -108,7 +108,7 @@ def test_the_first_step_that_is_not_finite_is_named(broken):
 def test_the_norm_before_a_dispatch_is_remembered():
     metrics = new_metrics()
     metrics.add(steps(0, [1.0], norms=[0.5]))
-    with pytest.raises(Diverged, match="after 0.5 in the step before"):
+    with pytest.raises(Diverged, match=r"after 0\.5 in the step before"):
         metrics.add(steps(1, [math.nan]))
 
 

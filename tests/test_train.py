@@ -304,7 +304,7 @@ def test_a_save_that_cannot_be_read_back_ends_the_run(tiny, tmp_path, monkeypatc
         shutil.rmtree(tmp_path / "checkpoints" / str(step) / "state")
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", lose)
-    with pytest.raises(UserError, match="checkpoint of step 4 can't be written .* when read back"):
+    with pytest.raises(UserError, match=r"checkpoint of step 4 can't be written .* when read"):
         train_and_evaluate(tiny, tmp_path)
 
 

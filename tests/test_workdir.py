@@ -87,7 +87,7 @@ def test_a_field_at_its_default_equals_a_missing_field(tiny, tmp_path):
 
 
 def test_an_unknown_field_is_refused(tiny, tmp_path):
-    with pytest.raises(UserError, match="dropout is 0.5 there and None here"):
+    with pytest.raises(UserError, match=r"dropout is 0\.5 there and None here"):
         check_resumable(tmp_path, saved(tiny, dropout=0.5), tiny)
 
 
