@@ -52,7 +52,7 @@ def strict_dtypes():
 
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[Config]:
-    """Return a run of 4 epochs of 4 steps, the smallest network on few images, that takes seconds."""
+    """Return a run of seconds: 4 epochs of 4 steps, the smallest network, few images."""
     sizes = dict(synthetic.SIZES)
     synthetic.SIZES.update(train=200, test=200)
     yield Config(
