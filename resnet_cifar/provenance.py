@@ -21,7 +21,7 @@ JAX_DEFAULTS = {
     "jax_default_prng_impl": "threefry2x32",
     "jax_threefry_partitionable": True,
     "jax_numpy_dtype_promotion": "standard",
-    "jax_softmax_custom_jvp": True,
+    "jax_softmax_custom_jvp": False,
     "jax_debug_nans": False,
     "jax_debug_infs": False,
     "jax_disable_most_optimizations": False,
