@@ -183,19 +183,33 @@ def _batch_norm_relu_forward(x, scale, bias, shortcut):
 
 def _batch_norm_relu_backward(saved, cotangents):
     x, mean, inverse, scale, bias, shortcut, y = saved
-    if y is None:  # Computed again, as y would be one more array to read.
-        y = scale_add_relu(x, mean, scale * inverse, bias, None)
-    dy = jnp.where(
-        y > 0, cotangents[0], jnp.zeros((), y.dtype)
-    )  # Of the sum, and so of the shortcut too.
-    wide, normalized = widen(dy), (widen(x) - along(mean)) * along(inverse)
-    dbias, dscale = wide.sum((0, 1, 2)), (wide * normalized).sum((0, 1, 2))
+    dy = cotangents[0]
+
+    def masked(x, dy):
+        centered = widen(x) - along(mean)
+        positive = centered * along(scale * inverse) + along(bias) > 0
+        return jnp.where(positive, widen(dy), 0), centered * along(inverse)
+
+    if shortcut is None:
+        # Recomputing the sign of y from x is cheaper than reading y, and masking dy in each pass is
+        # cheaper than storing it. The barriers keep XLA from merging the two passes.
+        dbias, dscale = _channel_sums(*masked(*lax.optimization_barrier((x, dy))))
+        x, dy, dbias, dscale = lax.optimization_barrier((x, dy, dbias, dscale))
+        wide, normalized = masked(x, dy)
+    else:
+        dy = jnp.where(y > 0, dy, jnp.zeros((), dy.dtype))  # Also the gradient of the shortcut.
+        wide, normalized = widen(dy), (widen(x) - along(mean)) * along(inverse)
+        dbias, dscale = _channel_sums(wide, normalized)
     pixels = x.size // x.shape[-1]
     dx = along(scale * inverse) * (
         wide - along(dbias / pixels) - normalized * along(dscale / pixels)
     )
     dshortcut = None if shortcut is None else dy.astype(shortcut.dtype)
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype), dshortcut
+
+
+def _channel_sums(wide, normalized):
+    return wide.sum((0, 1, 2)), (wide * normalized).sum((0, 1, 2))
 
 
 batch_norm_relu.defvjp(_batch_norm_relu_forward, _batch_norm_relu_backward)
@@ -208,7 +222,8 @@ def scale_add_relu(
     y = (widen(x) - along(mean)) * along(factor) + along(bias)
     if shortcut is not None:
         y = y + widen(shortcut)
-    return jnp.maximum(y, 0.0).astype(x.dtype)
+    # Without the barrier XLA also stores y in float32, for the next shortcut.
+    return lax.optimization_barrier(jnp.maximum(y, 0.0).astype(x.dtype))
 
 
 def widen(x: Images) -> Images:
