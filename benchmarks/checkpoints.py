@@ -16,7 +16,7 @@ from absl import app, flags, logging
 
 from benchmarks.timing import time_epochs
 from resnet_cifar.config import Config
-from resnet_cifar.describe import circumstances
+from resnet_cifar.provenance import environment
 
 DEPTH = flags.DEFINE_integer("depth", 56, "Depth of the network.")
 STEPS = flags.DEFINE_integer("steps", 1, "Steps an epoch, of 64 images each.")
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
         "seconds_of_20_epochs": seconds,
         "depth": DEPTH.value,
         "date": datetime.date.today().isoformat(),
-        **circumstances(),
+        **environment(),
     }
     print(json.dumps(result, indent=2))
     if OUTPUT.value:

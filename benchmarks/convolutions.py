@@ -20,8 +20,8 @@ from absl import app, flags
 
 from benchmarks.candidates import packed, padded_to_eight
 from benchmarks.limits import DEVICES, Convolution, convolutions
-from resnet_cifar.describe import circumstances
 from resnet_cifar.layers import convolve, plain_convolve
+from resnet_cifar.provenance import environment
 
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images.")
 DTYPE = flags.DEFINE_string("dtype", "auto", "auto, float32 or bfloat16.")
@@ -66,7 +66,7 @@ def write(rows: list[dict], dtype: str) -> None:
         "rows": rows,
         "date": datetime.date.today().isoformat(),
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
-        **circumstances(),
+        **environment(),
     }
     if OUTPUT.value:
         Path(OUTPUT.value).write_text(json.dumps(result, indent=2) + "\n")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from resnet_cifar.describe import circumstances
+from resnet_cifar.provenance import environment
 
 DEPTH = flags.DEFINE_integer("depth", 56, "Depth of the network.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images of a step.")
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         "depth": DEPTH.value,
         "batch_size": BATCH_SIZE.value,
         "date": datetime.date.today().isoformat(),
-        **circumstances(),
+        **environment(),
     }
     print(json.dumps(result, indent=2))
     if OUTPUT.value:

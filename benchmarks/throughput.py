@@ -36,9 +36,8 @@ from benchmarks.timing import time_epochs
 from resnet_cifar import train_step
 from resnet_cifar.config import Config
 from resnet_cifar.data import synthetic
-from resnet_cifar.describe import circumstances
-from resnet_cifar.run import Run, add
-from resnet_cifar.stop import Stop
+from resnet_cifar.provenance import environment
+from resnet_cifar.trainer import Trainer
 
 DEPTHS = flags.DEFINE_list("depths", ["20"], "Depths of the networks.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.")
@@ -71,7 +70,7 @@ def measure_all() -> None:
             "date": datetime.date.today().isoformat(),
             "driver": driver(),
             "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", ""),
-            **circumstances(),
+            **environment(),
         }
         if OUTPUT.value:
             Path(OUTPUT.value).write_text(json.dumps(result, indent=2) + "\n")
@@ -97,17 +96,17 @@ def measure(depth: int) -> dict:
         mock.patch.dict(synthetic.SIZES, sizes),
         mock.patch.object(synthetic, "make_images", noise),
     ):
-        run = Run(config)
+        trainer = Trainer(config)
         row: dict = {
             "depth": depth,
             "batch_size": config.batch_size,
-            "dtype": str(run.programs.dtype),
+            "dtype": str(trainer.programs.dtype),
         }
         timers: dict[str, Callable[[], float]] = {}
         for name, make in {"plain": time_plain, "bare": time_bare, "epoch": time_epoch}.items():
             if name in ONLY.value:
                 timers[name], row[f"{name}_compile_seconds"], row[f"{name}_temporary_bytes"] = make(
-                    run
+                    trainer
                 )
         for timer in timers.values():
             timer()
@@ -146,25 +145,27 @@ def noise(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np.ndarr
     return rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), rng.integers(0, num_classes, n)
 
 
-def time_plain(run: Run) -> tuple[Callable[[], float], float, int]:
+def time_plain(trainer: Trainer) -> tuple[Callable[[], float], float, int]:
     """Return what times the plain step, the seconds it took to compile, and the bytes it needs besides its state."""
     return repeated(
         plain_train_step,
-        plain_state(jax.random.key(0), run.config.depth, run.programs.dtype),
-        one_batch(run),
+        plain_state(jax.random.key(0), trainer.config.depth, trainer.programs.dtype),
+        one_batch(trainer),
     )
 
 
-def time_bare(run: Run) -> tuple[Callable[[], float], float, int]:
+def time_bare(trainer: Trainer) -> tuple[Callable[[], float], float, int]:
     """Return the same of `train_step`."""
-    return repeated(train_step, run.programs.place(run.init_state()), one_batch(run))
+    return repeated(
+        train_step, trainer.programs.devices.replicate(trainer.init_state()), one_batch(trainer)
+    )
 
 
-def one_batch(run: Run) -> dict[str, jax.Array]:
+def one_batch(trainer: Trainer) -> dict[str, jax.Array]:
     """Return a batch of normalized noise."""
-    size = run.config.batch_size
+    size = trainer.config.batch_size
     return {
-        "image": jax.random.normal(jax.random.key(1), (size, 32, 32, 3), run.programs.dtype),
+        "image": jax.random.normal(jax.random.key(1), (size, 32, 32, 3), trainer.programs.dtype),
         "label": jnp.arange(size, dtype=jnp.int32) % 10,
     }
 
@@ -192,23 +193,23 @@ def repeated(step, state, batch) -> tuple[Callable[[], float], float, int]:
     return timer, compile_seconds, temporary_bytes(program)
 
 
-def time_epoch(run: Run) -> tuple[Callable[[], float], float, int]:
-    """Return the same of an epoch of a `Run`."""
-    state = run.programs.place(run.init_state())
-    before = run.compile_seconds
-    rows = np.zeros((run.programs.steps_per_dispatch, run.config.batch_size), np.int32)
-    program = run.compiled("train", state, rows)
+def time_epoch(trainer: Trainer) -> tuple[Callable[[], float], float, int]:
+    """Return the same for an epoch of a `Trainer`."""
+    state = trainer.programs.devices.replicate(trainer.init_state())
+    before = trainer.compile_seconds
+    rows = np.zeros((trainer.steps_per_dispatch, trainer.config.batch_size), np.int32)
+    program = trainer.program("train", state, rows)
 
     def timer() -> float:
         nonlocal state
-        sums, start = {}, time.perf_counter()
-        state, _ = run.train_epoch(
-            state, 0, finish=lambda step, metrics, seconds: add(sums, metrics), stop=Stop()
-        )
-        run.drain()
+        step, start = 0, time.perf_counter()
+        for rows in trainer.epoch_batches(step):
+            state, _ = trainer.train(state, step, rows)
+            step += len(rows)
+        trainer.drain()
         return time.perf_counter() - start
 
-    return timer, run.compile_seconds - before, temporary_bytes(program)
+    return timer, trainer.compile_seconds - before, temporary_bytes(program)
 
 
 def temporary_bytes(program: jax.stages.Compiled) -> int:

@@ -26,7 +26,7 @@ class Devices:
       split: sharding of indices [steps, batch].
     """
 
-    def __init__(self, devices: Sequence[jax.Device] | None = None):
+    def __init__(self, devices: Sequence[Any] | None = None):
         """Use the given devices, by default all that JAX sees; UserError if there are none."""
         devices = list(devices or all_devices())
         self.count = len(devices)
@@ -53,7 +53,7 @@ class Devices:
         return 1 if self.on_cpu else steps_per_epoch
 
 
-def all_devices() -> list[jax.Device]:
+def all_devices() -> list[Any]:
     """Return all devices that JAX sees; UserError if it can't start the platform it was told to."""
     try:
         return jax.devices()
@@ -89,7 +89,7 @@ def unused_gpu() -> str:
 
 def told_to_use() -> str:
     """Return the platforms that JAX was told to use; empty if it was not told."""
-    return jax.config.jax_platforms or ""
+    return jax.config.values["jax_platforms"] or ""
 
 
 def device_name() -> str:

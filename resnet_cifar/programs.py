@@ -36,7 +36,7 @@ class Programs:
 
     def __init__(self, config: Config, devices: Devices | None = None):
         """Build the network and the optimizer; UserError if the config does not fit its data."""
-        if jax.config.jax_disable_jit:
+        if jax.config.values["jax_disable_jit"]:
             raise UserError(
                 "JAX_DISABLE_JIT is set, but a run compiles its steps: unset it, or debug "
                 "train_step on one batch as docs/use_the_step.md shows"
@@ -78,7 +78,7 @@ class Programs:
         ends = range(0, self.plan.num_steps, self.plan.steps_per_epoch)
         last_steps = [self.plan.epoch_end(step) - 1 for step in ends]
         self._rates = dict(zip(last_steps, self.learning_rates(last_steps), strict=True))
-        self._compiled: dict[tuple[str, tuple[int, ...]], jax.stages.Compiled] = {}
+        self._compiled: dict[tuple[str, int], jax.stages.Compiled] = {}
         start = time.perf_counter()
         self._order = jax.jit(partial(epoch_order, n=len(self.plan.ranges["train"])))
         self._order = self._order.lower(random_key(0), np.int32(0)).compile()

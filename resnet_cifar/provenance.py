@@ -66,12 +66,13 @@ def checkpoint_metadata(config: Config, dtype: str) -> Metadata:
 def differences(saved: Metadata, now: Metadata) -> list[str]:
     """Return what changed since a checkpoint was saved and may change the bits of a result."""
     old, new = (flatten(there) for there in (saved, now))
-    recorded = {**old, **new} if "settings" in saved else old  # Old checkpoints recorded less.
-    names = [name for name in recorded if old.get(name, "") != new.get(name, "")]
+    # Checkpoints from before settings were recorded do not say what they were, nor the dtype.
+    recorded = [*old, *new] if "settings" in saved else [n for n in old if n != "dtype"]
+    names = [n for n in dict.fromkeys(recorded) if old.get(n, "") != new.get(n, "")]
     return [f"{n} was {old.get(n, '')!r} and is {new.get(n, '')!r}" for n in names]
 
 
 def flatten(saved: Metadata) -> dict[str, str]:
     """Return the parts of the metadata that are compared, in one level."""
-    kept = {name: str(saved[name]) for name in ("device", "XLA_FLAGS", "dtype") if name in saved}
+    kept = {name: str(saved.get(name, "")) for name in ("device", "XLA_FLAGS", "dtype")}
     return {**saved.get("versions", {}), **kept, **saved.get("settings", {})}

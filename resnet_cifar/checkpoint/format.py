@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypedDict
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath  # Orbax's paths.
 
 from resnet_cifar.errors import UserError
 
@@ -84,13 +85,14 @@ def read(folder: Path) -> Checkpoint:
     try:
         with accepted_path(folder) as path:
             handler = ocp.StandardCheckpointHandler()
-            stored = handler.metadata(path / "state")
+            stored = handler.metadata(epath.Path(path / "state"))
             blank = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), stored.tree)
-            restored = handler.restore(path / "state", args=ocp.args.StandardRestore(blank))
+            only = ocp.args.StandardRestore(blank)
+            restored = handler.restore(epath.Path(path / "state"), args=only)
             arrays = by_path(restored)
     except Exception as error:  # Orbax raises many types, a bare Exception among them.
         raise Damaged(f"can't be read ({first_line(error)})") from error
-    if metadata["sha256"] != digests(arrays):
+    if metadata.get("sha256") != digests(arrays):
         raise Damaged("is damaged: its arrays are not those that were saved")
     return Checkpoint(metadata, arrays)
 
