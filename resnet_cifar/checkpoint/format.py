@@ -18,7 +18,6 @@ from typing import Any, NamedTuple, TypedDict
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath  # Orbax's paths.
 
 from resnet_cifar.errors import UserError
 
@@ -85,11 +84,10 @@ def read(folder: Path) -> Checkpoint:
     try:
         with accepted_path(folder) as path:
             handler = ocp.StandardCheckpointHandler()
-            stored = handler.metadata(epath.Path(path / "state"))
+            stored = handler.metadata(path / "state")  # pyright: ignore[reportArgumentType]
             blank = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), stored.tree)
-            only = ocp.args.StandardRestore(blank)
-            restored = handler.restore(epath.Path(path / "state"), args=only)
-            arrays = by_path(restored)
+            arrays = handler.restore(path / "state", args=ocp.args.StandardRestore(blank))  # pyright: ignore[reportArgumentType]
+            arrays = by_path(arrays)
     except Exception as error:  # Orbax raises many types, a bare Exception among them.
         raise Damaged(f"can't be read ({first_line(error)})") from error
     if metadata.get("sha256") != digests(arrays):

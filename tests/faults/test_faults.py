@@ -1,7 +1,7 @@
-"""What a run promises to survive, done to real processes: kills, signals, damage, a full disk, a second start.
+"""Faults injected into real processes: kills, signals, damage, a full disk, a second start.
 
-Each test of a chain of faults ends by comparing the finished run with one that nothing happened to, bit for bit. By
-default a few faults are tried; CONTRIBUTING has the command of the long run.
+Each chain of faults ends by comparing the finished run with an uninterrupted one, bit for bit. A
+few are tried by default; CONTRIBUTING has the command of the long run.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from resnet_cifar.checkpoint import read
+
 pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +37,6 @@ STEPS_PER_EPOCH = 8
 
 @pytest.fixture
 def environment():
-    """Return the environment of the runs."""
     return {"JAX_PLATFORMS": "cpu", **os.environ}
 
 
@@ -93,7 +94,7 @@ def newest(workdir):
 
 
 def rows(workdir):
-    """Return the whole rows, without what is said of time."""
+    """Return the complete rows, without times."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     rows = [json.loads(line) for line in lines if line.endswith("\n")]
@@ -101,27 +102,16 @@ def rows(workdir):
 
 
 def state_of(workdir):
-    """Return the digests of the last state, each checked against the arrays on the disk."""
-    import jax
-
-    from resnet_cifar.checkpoint import Checkpoints
-    from resnet_cifar.config import Config
-    from resnet_cifar.plan import blank_splits
-    from resnet_cifar.run import Run
-
-    config = json.loads((workdir / "config.json").read_text())
-    run = Run(Config(**config | {"decay_epochs": tuple(config["decay_epochs"])}), load=blank_splits)
-    with Checkpoints(workdir, {}) as saved:
-        return saved.restore(jax.eval_shape(run.init_state)).metadata["sha256"]
+    """Return the digests of the last state, each verified against the arrays on the disk."""
+    return read(workdir / "checkpoints" / str(newest(workdir))).metadata["sha256"]
 
 
 @pytest.fixture(scope="session")
 def reference(request, programs, tmp_path_factory):
-    """Return the workdir of a run that nothing happens to, and how long it takes once programs are compiled."""
+    """Return the workdir of an uninterrupted run, and its seconds with a warm compile cache."""
     folder = tmp_path_factory.mktemp("reference")
-    for name in ("first", "run")[
-        0 if request.config.option.chains else 1 :
-    ]:  # The first fills the cache.
+    names = ["first", "run"] if request.config.option.chains else ["run"]  # The first compiles.
+    for name in names:
         start = Start(folder / name, {"JAX_PLATFORMS": "cpu", **os.environ})
         start.finish()
     return folder / "run", time.monotonic() - start.began
@@ -139,7 +129,7 @@ def moments(request):
 
 
 def same(workdir, reference):
-    """Compare a finished run with the one that nothing happened to."""
+    """Compare a finished run with the uninterrupted one."""
     path, _ = reference
     best = max(
         (row for row in rows(path) if row["split"] == "validation"), key=lambda row: row["accuracy"]
@@ -152,7 +142,7 @@ def same(workdir, reference):
     )
 
 
-def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(
+def test_a_killed_run_ends_like_an_uninterrupted_one(
     chain, number_of_faults, environment, reference, moments, tmp_path, tally
 ):
     workdir, lost = tmp_path / "run", []
@@ -183,7 +173,7 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(
     assert survived
 
 
-def test_a_run_stopped_by_signals_saves_and_goes_on_from_there(
+def test_a_run_stopped_by_signals_saves_and_resumes(
     chain, number_of_faults, environment, reference, moments, tmp_path, tally
 ):
     workdir, stops = tmp_path / "run", []
@@ -195,7 +185,7 @@ def test_a_run_stopped_by_signals_saves_and_goes_on_from_there(
             start.wait_until(lambda start=start: start.says(r"step \d+ +train"))
             start.wait_until(lambda after=after: newest(workdir) >= after)
             time.sleep(moments.uniform(0, 0.5))
-        else:  # Any moment from the header on; what comes before is a test of its own.
+        else:  # Any moment from the header on.
             start.wait_until(lambda start=start: start.says("device "))
             time.sleep(moments.uniform(0, reference[1]))
         sent = time.monotonic()
@@ -221,7 +211,7 @@ def test_a_run_stopped_by_signals_saves_and_goes_on_from_there(
 
 
 def test_a_signal_ends_a_compilation_at_once(long, chain, environment, moments, tmp_path, tally):
-    """With a net that takes XLA many seconds, and no cache of programs."""
+    """With a network that compiles for many seconds, and no compile cache."""
     number = moments.choice([signal.SIGTERM, signal.SIGINT])
     fresh = environment | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs")}
     start = Start(tmp_path / "run", fresh, "--config.depth=56")
@@ -237,8 +227,15 @@ def test_a_signal_ends_a_compilation_at_once(long, chain, environment, moments, 
 
 def test_a_second_ctrl_c_does_not_wait(long, environment, tmp_path, tally):
     """A step of 8,000 images takes many seconds; the first Ctrl-C would wait for it."""
-    start = Start(tmp_path / "run", environment, "--config.train_split=train[:8000]", "--config.batch_size=8000",
-                  "--config.validation_split=", "--config.width=16", "--config.depth=20")  # fmt: skip
+    start = Start(
+        tmp_path / "run",
+        environment,
+        "--config.train_split=train[:8000]",
+        "--config.batch_size=8000",
+        "--config.validation_split=",
+        "--config.width=16",
+        "--config.depth=20",
+    )
     start.wait_until((tmp_path / "run" / "metrics.jsonl").exists)
     time.sleep(1)
     start.process.send_signal(signal.SIGINT)
@@ -246,7 +243,7 @@ def test_a_second_ctrl_c_does_not_wait(long, environment, tmp_path, tally):
     sent = time.monotonic()
     status = start.kill(signal.SIGINT)
     assert status == 130 and time.monotonic() - sent < 1
-    assert start.says("SIGINT: stopping after the step under way") and start.says(
+    assert start.says("SIGINT: stopping after the step in flight") and start.says(
         "nothing is saved"
     )
 
@@ -265,15 +262,16 @@ def damage(moments, folder):
         "a flipped bit": lambda: flip_a_bit(moments, path),
         "a truncated file": lambda: os.truncate(path, moments.randrange(path.stat().st_size)),
         "a missing file": path.unlink,
-        "an emptied folder": lambda: [shutil.rmtree(child) if child.is_dir() else child.unlink()
-                                      for child in folder.iterdir()],
-    }  # fmt: skip
+        "an emptied folder": lambda: [
+            shutil.rmtree(child) if child.is_dir() else child.unlink() for child in folder.iterdir()
+        ],
+    }
     kind = moments.choice(sorted(kinds))
     kinds[kind]()
     return kind
 
 
-def test_a_damaged_newest_checkpoint_costs_an_epoch_at_most(
+def test_a_damaged_checkpoint_costs_an_epoch_at_most(
     long, chain, environment, reference, moments, tmp_path, tally
 ):
     workdir, kinds = tmp_path / "run", []
@@ -328,7 +326,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence(
     # Room for a part of a checkpoint, or for nothing.
     free = moments.choice([0, 4096, moments.randrange(60_000)])
     filler.touch()
-    while start.process.poll() is None:  # What old checkpoints give back is taken too.
+    while start.process.poll() is None:  # Also the space that pruned checkpoints free.
         with contextlib.suppress(OSError), filler.open("ab") as file:
             file.write(b"\0" * max(0, shutil.disk_usage(small_disk).free - free))
         time.sleep(0.01)
@@ -359,16 +357,18 @@ def test_a_full_disk_ends_the_run_with_a_sentence(
     assert survived
 
 
-def test_a_second_run_in_a_workdir_is_refused_and_a_dead_ones_lock_is_not_in_the_way(
-    long, environment, reference, tmp_path, tally
-):
+def test_a_second_run_in_a_workdir_is_refused(long, environment, reference, tmp_path, tally):
     workdir = tmp_path / "run"
     first = Start(workdir, environment)
     first.wait_until(lambda: newest(workdir))
     second = subprocess.run(
         [sys.executable, "main.py", *RUN, f"--workdir={workdir}"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     refused = f"in use by process {first.process.pid} on {socket.gethostname()}" in second.stderr
     assert second.returncode == 1 and refused, second.stderr
     first.kill()
@@ -378,10 +378,14 @@ def test_a_second_run_in_a_workdir_is_refused_and_a_dead_ones_lock_is_not_in_the
     assert survived
 
 
-def test_a_run_that_diverges_ends_and_keeps_its_checkpoints(long, environment, tmp_path, tally):
+def test_a_diverged_run_keeps_its_checkpoints(long, environment, tmp_path, tally):
     """The rate leaps to 10^12 after two epochs."""
-    diverge = ["--config.warmup=constant", "--config.learning_rate=1e12", "--config.decay_factor=1e-13",
-               "--config.warmup_epochs=2"]  # fmt: skip
+    diverge = [
+        "--config.warmup=constant",
+        "--config.learning_rate=1e12",
+        "--config.decay_factor=1e-13",
+        "--config.warmup_epochs=2",
+    ]
     start = Start(tmp_path / "run", environment, *diverge)
     assert start.wait() == 1
     lines = start.err.read_text().strip().splitlines()
@@ -390,8 +394,8 @@ def test_a_run_that_diverges_ends_and_keeps_its_checkpoints(long, environment, t
         and not (tmp_path / "run" / "summary.json").exists()
     )
     said = re.fullmatch(
-        r"error: step 1[789] \(epoch 2\.\d+\), at learning rate 1e\+12, has the loss \S+ and a gradient of norm "
-        r"(nan|inf), after [\d.e+]+ in the step before: .*Checkpoints from before are as they were.*",
+        r"error: step 1[789] \(epoch 2\.\d+\), at learning rate 1e\+12, has the loss \S+ and a "
+        r"gradient of norm (nan|inf), after [\d.e+]+ in the step before: .*Earlier checkpoints are intact.*",
         lines[-1],
     )
     tally("a loss that is not finite", bool(survived and said))
