@@ -1,4 +1,4 @@
-"""Other forms of a convolution, which would be used on a GPU if they were measured to be faster there."""
+"""Other forms of a convolution, to be used on a GPU if they prove to be faster there."""
 
 import jax.numpy as jnp
 
@@ -6,7 +6,7 @@ from resnet_cifar.layers import plain_convolve
 
 
 def padded_to_eight(x, kernel, stride):
-    """Convolve with five channels of zeros more."""
+    """Convolve three channels as eight, five of them zeros."""
     more = 8 - x.shape[-1]
     return plain_convolve(
         jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more))),
@@ -16,7 +16,7 @@ def padded_to_eight(x, kernel, stride):
 
 
 def packed(x, kernel, stride):
-    """Convolve pairs of neighbouring pixels as one pixel of twice the channels: twice the FLOPs in larger products."""
+    """Convolve pairs of pixels as one of twice the channels: twice the FLOPs, larger products."""
     n, h, w, c = x.shape
     c2 = kernel.shape[-1]
     wide = jnp.zeros((3, 3, 2, c, 2, c2), kernel.dtype)

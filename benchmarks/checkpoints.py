@@ -1,8 +1,8 @@
-"""What checkpoints cost: the time of the same epochs without them, at the default cadence, and after every epoch.
+"""Time the same epochs without checkpoints, at the default cadence, and with one after each.
 
 python -m benchmarks.checkpoints --output=results/checkpoints_cpu.json
 
-The network is of full size, and an epoch has one small step, so that saves are as frequent as they can be.
+The network has its full size and an epoch one small step, so that saves are as frequent as possible.
 """
 
 import datetime
@@ -25,7 +25,7 @@ OUTPUT = flags.DEFINE_string("output", "", "JSON file to write; none by default.
 
 
 def main(argv: list[str]) -> None:
-    """Time twenty epochs at each cadence, in turns; print and write what came of it."""
+    """Time twenty epochs at each cadence, in turns; print and write the result."""
     del argv
     logging.set_verbosity(logging.WARNING)
     default = Config().checkpoint_every_epochs

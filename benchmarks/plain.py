@@ -1,6 +1,6 @@
-"""The same networks and the same step as flax's ImageNet example writes them: linen's own layers, derived gradients.
+"""The same networks and step as flax's ImageNet example writes them: linen layers, derived gradients.
 
-What the tests check the networks against, and what the benchmarks compare their speed to.
+Tests compare the networks with these, benchmarks their speed.
 """
 
 from functools import partial

@@ -1,9 +1,9 @@
-"""Seconds from the command to the first step, with an empty cache of programs and with a warm one.
+"""Time from the command to the first step, with an empty and with a warm compile cache.
 
 python -m benchmarks.startup --depth=56 --output=results/startup_cpu.json
 
-It starts `main.py` as a user would, on synthetic images: what passes until the row of the first epoch is shown, less
-the time of that epoch.
+It starts `main.py` on synthetic images, and takes the time to the row of the first epoch, less the time
+of that epoch.
 """
 
 import datetime
@@ -66,7 +66,7 @@ def first_step(folder: Path, name: str) -> float:
     ]
     command += [f"--config.{field}={value}" for field, value in fields.items()]
     start = time.perf_counter()
-    # The folder is the same for all, and is empty for the first.
+    # One folder for all starts, empty at the first.
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -78,7 +78,7 @@ def first_step(folder: Path, name: str) -> float:
                 end = time.perf_counter()
                 break
         else:
-            raise RuntimeError("the run has shown no row: its errors are above")
+            raise RuntimeError("the run printed no row: its errors are above")
         process.communicate()
     row = json.loads((folder / name / "metrics.jsonl").read_text().splitlines()[0])
     return end - start - row["train_seconds"]

@@ -1,15 +1,16 @@
-"""Images per second of the step, of an epoch and of the whole program, beside a plain step and the device's roofline.
+"""Time the step, an epoch and the whole program, beside a plain step and the device's roofline.
 
 python -m benchmarks.throughput --depths=20,56 --batch_size=128 --output=results/throughput_cpu.json
 
 All in one process, in turns, medians over the repeats, after one turn that is not counted:
 
-- plain: the same network and step as flax's ImageNet example writes them (benchmarks/plain.py), on one batch;
-- bare: `train_step` on one batch that is already normalized;
+- plain: the same network and step as flax's ImageNet example writes them (benchmarks/plain.py), on one
+  batch;
+- bare: `train_step` on one normalized batch;
 - epoch: order, gather, augmentation and step, as the program dispatches them, metrics read;
-- whole: `train_and_evaluate`, from the end of its first epoch to the end of its last: also events and the row
-  in `metrics.jsonl`. Evaluation, at the end, is beside it, in seconds for 10,000 images, and both make the seconds of
-  the card's 160 epochs. What checkpoints cost, `benchmarks.checkpoints` measures.
+- whole: `train_and_evaluate`, from the end of its first epoch to the end of its last, which adds events
+  and rows. Evaluation is timed apart, in seconds for 10,000 images; `seconds_of_160_epochs` adds it.
+  `benchmarks.checkpoints` measures the cost of checkpoints.
 
 Plain and bare are a loop of steps on a CPU, and a `lax.scan` on accelerators.
 """
@@ -110,7 +111,7 @@ def measure(depth: int) -> dict:
                 )
         for timer in timers.values():
             timer()
-        # Half of the turns before the whole program and half after: a drift of the machine's speed falls on all alike.
+        # Half of the turns before the whole program and half after it, against drift.
         times: dict[str, list[float]] = {name: [] for name in timers}
 
         def turns(number: int) -> None:
@@ -140,13 +141,13 @@ def measure(depth: int) -> dict:
 
 
 def noise(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return noise in place of synthetic images, which take time to draw; on zeros, some devices compute faster."""
+    """Return noise, which is quicker to make than synthetic images; some devices are faster on zeros."""
     n, rng = synthetic.SIZES[split], np.random.default_rng(seed)
     return rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), rng.integers(0, num_classes, n)
 
 
 def time_plain(trainer: Trainer) -> tuple[Callable[[], float], float, int]:
-    """Return what times the plain step, the seconds it took to compile, and the bytes it needs besides its state."""
+    """Return a timer of the plain step, its seconds of compilation, and its temporary bytes."""
     return repeated(
         plain_train_step,
         plain_state(jax.random.key(0), trainer.config.depth, trainer.programs.dtype),
@@ -155,7 +156,7 @@ def time_plain(trainer: Trainer) -> tuple[Callable[[], float], float, int]:
 
 
 def time_bare(trainer: Trainer) -> tuple[Callable[[], float], float, int]:
-    """Return the same of `train_step`."""
+    """Return the same for `train_step`."""
     return repeated(
         train_step, trainer.programs.devices.replicate(trainer.init_state()), one_batch(trainer)
     )

@@ -1,7 +1,7 @@
 """Many steps over images that live on the device: gather, augment, normalize, step.
 
-A dispatch makes as many steps as `indices` has rows. On an accelerator that is a whole epoch in one `lax.scan`; on a
-CPU it is one step, where a scan would gain nothing and a signal is answered between dispatches.
+A dispatch makes one step for each row of `indices`: on an accelerator a whole epoch in one
+`lax.scan`, on a CPU one step, where a scan gains nothing and signals are answered between dispatches.
 """
 
 from collections.abc import Callable
@@ -26,9 +26,17 @@ def train_steps(
     *,
     preprocess: Preprocess,
 ) -> tuple[TrainState, StepMetrics]:
-    """Make one training step for each row of indices; returns each metric of `train_step` as [steps].
+    """Make one training step for each row of indices.
 
-    The augmentation of a step depends on (key, state.step) alone.
+    Args:
+      state: to train.
+      data: a split on the device.
+      indices: of images, [steps, batch].
+      key: the augmentation of a step is a function of (key, state.step).
+      preprocess: from uint8 pixels to what the network takes.
+
+    Returns:
+      The next state, and each metric of `train_step` as [steps].
     """
 
     def step(state, rows):
@@ -41,7 +49,11 @@ def train_steps(
 def eval_steps(
     state: TrainState, data: Images, indices: Int[Array, "steps b"], *, preprocess: Preprocess
 ) -> StepMetrics:
-    """Score one batch for each row of indices; returns each metric of `eval_step` as [steps]. Index -1 is padding."""
+    """Score one batch for each row of indices, of which -1 is padding.
+
+    Returns:
+      Each metric of `eval_step` as [steps].
+    """
 
     def step(state, rows):
         labels = jnp.where(rows >= 0, data.labels[rows], -1)
@@ -51,7 +63,7 @@ def eval_steps(
 
 
 def scan(step, state, indices):
-    """`lax.scan`, but without a loop around a single step."""
+    """Scan, but without a loop around a single step."""
     if len(indices) > 1:
         return jax.lax.scan(step, state, indices)
     state, metrics = step(state, indices[0])
@@ -59,7 +71,7 @@ def scan(step, state, indices):
 
 
 def eval_indices(n: int, batch_size: int) -> Int[np.ndarray, "steps b"]:
-    """Return each of 0..n-1 exactly once, in order, and -1 in what is left of the last row."""
+    """Return 0..n-1 in order as rows of a batch each, the last one padded with -1."""
     rows = -(-n // batch_size)
     return (
         np.append(np.arange(n), np.full(rows * batch_size - n, -1))
