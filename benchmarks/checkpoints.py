@@ -2,7 +2,8 @@
 
 python -m benchmarks.checkpoints --output=results/checkpoints_cpu.json
 
-The network has its full size and an epoch one small step, so that saves are as frequent as possible.
+The network has its full size and an epoch one small step, so that saves are as frequent as
+possible.
 """
 
 import datetime

@@ -2,9 +2,9 @@
 
 python -m benchmarks.convolutions --batch_size=128 --output=results/convolutions_cpu.json
 
-Each is timed as `resnet_cifar.layers` computes it, and the kernel's gradient also as XLA derives it.
-On accelerators two more forms of the 16-channel stage are timed: the stem with its input padded to 8
-channels, and pairs of pixels packed into 32 channels.
+Each is timed as `resnet_cifar.layers` computes it, and the kernel's gradient also as XLA derives
+it. On accelerators two more forms of the 16-channel stage are timed: the stem with its input padded
+to 8 channels, and pairs of pixels packed into 32 channels.
 """
 
 import datetime
@@ -73,7 +73,7 @@ def write(rows: list[dict], dtype: str) -> None:
 
 
 def measure(layer: Convolution, form, dtype: str, copies: int) -> dict[str, float]:
-    """Return the seconds of each product, of which one program makes many, with different inputs."""
+    """Return the seconds of each product; one program makes many, with different inputs."""
     keys = jax.random.split(jax.random.key(0), 3)
     size = layer.size // layer.stride
     x = jax.random.normal(

@@ -1,4 +1,4 @@
-"""The same networks and step as flax's ImageNet example writes them: linen layers, derived gradients.
+"""The same networks and step as flax's ImageNet example writes them, with derived gradients.
 
 Tests compare the networks with these, benchmarks their speed.
 """

@@ -2,8 +2,8 @@
 
 python -m benchmarks.startup --depth=56 --output=results/startup_cpu.json
 
-It starts `main.py` on synthetic images, and takes the time to the row of the first epoch, less the time
-of that epoch.
+It starts `main.py` on synthetic images, and takes the time to the row of the first epoch, less the
+time of that epoch.
 """
 
 import datetime

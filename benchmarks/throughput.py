@@ -4,13 +4,13 @@ python -m benchmarks.throughput --depths=20,56 --batch_size=128 --output=results
 
 All in one process, in turns, medians over the repeats, after one turn that is not counted:
 
-- plain: the same network and step as flax's ImageNet example writes them (benchmarks/plain.py), on one
-  batch;
+- plain: the same network and step as flax's ImageNet example writes them (benchmarks/plain.py), on
+  one batch;
 - bare: `train_step` on one normalized batch;
 - epoch: order, gather, augmentation and step, as the program dispatches them, metrics read;
-- whole: `train_and_evaluate`, from the end of its first epoch to the end of its last, which adds events
-  and rows. Evaluation is timed apart, in seconds for 10,000 images; `seconds_of_160_epochs` adds it.
-  `benchmarks.checkpoints` measures the cost of checkpoints.
+- whole: `train_and_evaluate`, from the end of its first epoch to the end of its last, which adds
+  events and rows. Evaluation is timed apart, in seconds for 10,000 images; `seconds_of_160_epochs`
+  adds it. `benchmarks.checkpoints` measures the cost of checkpoints.
 
 Plain and bare are a loop of steps on a CPU, and a `lax.scan` on accelerators.
 """
@@ -147,7 +147,7 @@ def noise(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np.ndarr
 
 
 def time_plain(trainer: Trainer) -> tuple[Callable[[], float], float, int]:
-    """Return a timer of the plain step, its seconds of compilation, and its temporary bytes."""
+    """Return a timer of the plain step, the seconds to compile it, its temporary bytes."""
     return repeated(
         plain_train_step,
         plain_state(jax.random.key(0), trainer.config.depth, trainer.programs.dtype),

@@ -3,10 +3,11 @@
 python -m benchmarks.torch_reference --depths=20,56 --batch_size=128 --output=results/torch_cpu.json
 
 - bare: the step of "best" on one batch that is already normalized.
-- best: the images live on the device, where they are cropped, flipped and normalized; channels_last;
-  on a GPU bfloat16 autocast and `torch.compile` with CUDA graphs, elsewhere float32 and eager.
-- usual: a DataLoader whose workers crop, flip and normalize each image on the host; on a GPU autocast
-  and channels_last, eager.
+- best: the images live on the device, where they are cropped, flipped and normalized;
+  channels_last; on a GPU bfloat16 autocast and `torch.compile` with CUDA graphs, elsewhere float32
+  and eager.
+- usual: a DataLoader whose workers crop, flip and normalize each image on the host; on a GPU
+  autocast and channels_last, eager.
 
 Needs torch, and only `benchmarks/limits.py` of this project.
 """

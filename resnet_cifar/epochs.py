@@ -1,7 +1,8 @@
 """Many steps over images that live on the device: gather, augment, normalize, step.
 
 A dispatch makes one step for each row of `indices`: on an accelerator a whole epoch in one
-`lax.scan`, on a CPU one step, where a scan gains nothing and signals are answered between dispatches.
+`lax.scan`, on a CPU one step, where a scan gains nothing and signals are answered between
+dispatches.
 """
 
 from collections.abc import Callable
