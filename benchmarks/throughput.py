@@ -141,7 +141,7 @@ def measure(depth: int) -> dict:
 
 
 def noise(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return noise, which is quicker to make than synthetic images; some devices are faster on zeros."""
+    """Return noise: it is quick to make, and unlike zeros not faster to compute with."""
     n, rng = synthetic.SIZES[split], np.random.default_rng(seed)
     return rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), rng.integers(0, num_classes, n)
 
@@ -214,7 +214,7 @@ def time_epoch(trainer: Trainer) -> tuple[Callable[[], float], float, int]:
 
 
 def temporary_bytes(program: jax.stages.Compiled) -> int:
-    """Return the bytes that a program needs besides its arguments and results; 0 where that is not known."""
+    """Return the bytes that a program needs besides arguments and results; 0 if unknown."""
     memory = program.memory_analysis()
     return memory.temp_size_in_bytes if memory else 0
 
