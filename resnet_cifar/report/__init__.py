@@ -1,1 +1,1 @@
-"""Finished runs as files, statistics, tables, pictures and pages."""
+"""Finished runs as files of results, statistics, tables, pictures and pages."""

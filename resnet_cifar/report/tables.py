@@ -1,4 +1,4 @@
-"""The tables that the documents show, as lines of Markdown, from the files in results/."""
+"""The tables of the documents, as lines of Markdown, from the files of results."""
 
 import dataclasses
 import math
@@ -11,225 +11,221 @@ import jax
 import jax.numpy as jnp
 
 from resnet_cifar.config import Config
-from resnet_cifar.errors import UserError
 from resnet_cifar.models import ResNet
 from resnet_cifar.recipes import DEPTH_OVERRIDES, RECIPES, make_config
-from resnet_cifar.report import runs as results
-from resnet_cifar.report.runs import Result, select, spread
+from resnet_cifar.report.pages import enumerate_words, markdown_table, wrap
+from resnet_cifar.report.runs import CARD_DEPTHS, DATASET_TITLES, completed, networks, select
+from resnet_cifar.report.statistics import paired_difference, spread
+from resnet_cifar.report.variants import Run, format_value, label_variants
 
-DEPTHS = (20, 32, 44, 56, 110)
-NETWORKS = tuple(f"ResNet{depth}" for depth in DEPTHS)
-TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-FILLED = ("card", "strong", "fast")  # The recipes of the model card.
-NOTHING = "not measured yet"
-Load = Callable[[str], list[Result]]  # From the name of a file in results/, without .json.
+Load = Callable[[str], list[Run]]  # Returns the runs of results/NAME.json.
 
-
-def between_markers(page: str, name: str, text: str) -> str:
-    """Return a page with a text between the two comments that mark its place; UserError if one of them is missing."""
-    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
-    before, _, rest = page.partition(begin)
-    _, found, after = rest.partition(end)
-    if not found:
-        raise UserError(
-            f"a page lacks the line {begin.strip()}, or {end.strip()} after it: put it back"
-        )
-    return before + begin + text + end + after
+NETWORKS = [f"ResNet{depth}" for depth in CARD_DEPTHS]
+PLANNED = ("card", "strong", "fast")  # The recipes that the sweep trains by default.
+HIDDEN_FIELDS = (
+    "depth", "dataset", "data_dir", "seed", "width", "eval_every_epochs", "checkpoint_every_epochs",
+)  # fmt: skip
+NO_RUN = "-"
 
 
-def shown(load: Load) -> list[str]:
-    """Return the recipes that the documents show: those of the card, and any other that has runs."""
-    return [recipe for recipe in RECIPES if recipe in FILLED or load(recipe)]
+def planned_recipes(load: Load) -> list[str]:
+    """Return the recipes of the default sweep, and any other that has runs."""
+    return [recipe for recipe in RECIPES if recipe in PLANNED or load(recipe)]
 
 
-def family(load: Load, recipes: Iterable[str], up: str) -> list[str]:
-    """Return the table of the family: parameters, accuracy and time of every network by some recipes."""
-    rows = {"parameters, with 10 classes": [f"{parameters(depth):,}" for depth in DEPTHS]}
-    for dataset, recipe in ((dataset, recipe) for dataset in TITLES for recipe in recipes):
-        cells = [accuracy(load(recipe), dataset, depth) for depth in DEPTHS]
-        rows[f"{TITLES[dataset]} accuracy (%), `{recipe}`"] = cells
-    for recipe in recipes:
-        own = results.finished(load(recipe))
-        for device in sorted({result["device"] for result in own}) or ["one GPU"]:
-            runs = [result for result in own if result["device"] == device]
-            rows[f"training on {device}, `{recipe}`"] = [
-                pace(select(runs, "cifar10", depth)) for depth in DEPTHS
-            ]
-    return [
-        *table(["", *NETWORKS], ([name, *cells] for name, cells in rows.items())),
-        "",
-        "Accuracy is that of the last epoch on the 10,000 test images, mean ± sample standard deviation (seeds);",
-        "times are of the training steps of one run on CIFAR-10, without evaluation and compiling.",
-        *(origin(load, recipes, up) or ["No cell has been measured yet."]),
+def family_table(load: Load, recipes: Iterable[str], up: str) -> list[str]:
+    """Return parameters, accuracy and training time of every network.
+
+    Args:
+      load: Returns the runs of a file of results.
+      recipes: Those whose runs are shown.
+      up: The way from the page to the top of the repository, such as `../`.
+    """
+    rows = [["parameters, 10 classes", *(f"{parameter_count(depth):,}" for depth in CARD_DEPTHS)]]
+    rows += [
+        [f"{title} accuracy (%), `{recipe}`", *accuracy_cells(load(recipe), dataset)]
+        for dataset, title in DATASET_TITLES.items()
+        for recipe in recipes
+        if any(run["dataset"] == dataset for run in load(recipe))
     ]
+    for recipe in recipes:
+        rows += time_rows(recipe, load(recipe))
+    lines = [*markdown_table(["", *NETWORKS], rows), ""]
+    if any(load(recipe) for recipe in recipes):
+        lines += wrap(
+            "Accuracy: last epoch, 10,000 test images, mean ± sample standard deviation (seeds). "
+            "Times: the training steps of one run on CIFAR-10, without evaluation and compilation."
+        )
+        lines += ["", *origin(load, recipes, up), ""]
+    return [*lines, *missing_accuracies(load, recipes)]
+
+
+def accuracy_cells(runs: list[Run], dataset: str) -> list[str]:
+    return [accuracy_cell(runs, dataset, depth) for depth in CARD_DEPTHS]
+
+
+def accuracy_cell(runs: list[Run], dataset: str, depth: int) -> str:
+    """Return `mean ± deviation (runs; how many more diverged)`, in percent."""
+    diverged = sum("diverged" in run and networks([run]) == [(dataset, depth)] for run in runs)
+    own = select(runs, dataset, depth)
+    if not own:
+        return f"all {diverged} diverged" if diverged else NO_RUN
+    mean, deviation, n = spread([100 * run["test_accuracy"] for run in own])
+    number = f"{n}; {diverged} diverged" if diverged else f"{n}"
+    margin = "" if math.isnan(deviation) else f" ± {deviation:.2f}"
+    return f"{mean:.2f}{margin} ({number})"
+
+
+def time_rows(recipe: str, runs: list[Run]) -> list[list[str]]:
+    rows = []
+    timed = [run for run in completed(runs) if run["dataset"] == "cifar10"]
+    for device in sorted({run["device"] for run in timed}):
+        own = [run for run in timed if run["device"] == device]
+        cells = [time_cell(select(own, "cifar10", depth)) for depth in CARD_DEPTHS]
+        rows.append([f"training on {device}, `{recipe}`", *cells])
+    return rows
+
+
+def time_cell(runs: list[Run]) -> str:
+    """Return seconds of training, images per second and seconds per epoch, means over the runs."""
+    if not runs:
+        return NO_RUN
+    seconds = statistics.mean(run["train_seconds"] for run in runs)
+    rate = statistics.mean(run["images_per_second"] for run in runs)
+    per_epoch = seconds / runs[0]["config"]["num_epochs"]
+    return f"{seconds:,.1f} s; {rate:,.0f} images/s; {per_epoch:.2f} s per epoch"
 
 
 @cache
-def parameters(depth: int) -> int:
-    """Return the number of trained parameters of a member of the family, for ten classes."""
+def parameter_count(depth: int) -> int:
+    """Return the number of trained parameters for ten classes, without touching a device."""
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    variables = jax.eval_shape(lambda key, x: ResNet(depth).init(key, x, train=False), key, images)
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
-    def init():  # Traced only: a report must not take hold of an accelerator that may be training.
-        return ResNet(depth).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
 
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init)["params"]))
-
-
-def accuracy(runs: list[Result], dataset: str, depth: int) -> str:
-    """Return a cell: mean ± standard deviation in percent (runs; how many more diverged)."""
-    own = select(runs, dataset, depth)
-    lost = sum(
-        "diverged" in run and (run["dataset"], run["depth"]) == (dataset, depth) for run in runs
-    )
-    if not own:
-        return f"all {lost} diverged" if lost else NOTHING
-    mean, deviation, n = spread([100 * run["test_accuracy"] for run in own])
-    number = f"{n}; {lost} diverged" if lost else f"{n}"
-    return (
-        f"{mean:.2f} ({number})"
-        if math.isnan(deviation)
-        else f"{mean:.2f} ± {deviation:.2f} ({number})"
+def missing_accuracies(load: Load, recipes: Iterable[str]) -> list[str]:
+    """Say which recipes have no run at all on which data sets."""
+    return missing(
+        (f"`{recipe}`", title)
+        for recipe in recipes
+        for dataset, title in DATASET_TITLES.items()
+        if not any(run["dataset"] == dataset for run in load(recipe))
     )
 
 
-def pace(runs: list[Result]) -> str:
-    """Return a cell: seconds of training, images per second, seconds an epoch, means over the runs."""
-    if not runs:
-        return NOTHING
-    seconds = statistics.mean(run["train_seconds"] for run in runs)
-    rate = statistics.mean(run["images_per_second"] for run in runs)
-    return f"{seconds:,.1f} s; {rate:,.0f} images/s; {seconds / runs[0]['config']['num_epochs']:.2f} s an epoch"
+def missing(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Say in one sentence which (subject, data set) pairs have not been measured."""
+    titles: dict[str, list[str]] = {}
+    for subject, title in pairs:
+        titles.setdefault(subject, []).append(title)
+    subjects: dict[str, list[str]] = {}
+    for subject, own in titles.items():
+        subjects.setdefault(enumerate_words(own), []).append(subject)
+    parts = [f"{enumerate_words(names)} on {where}" for where, names in subjects.items()]
+    return wrap(f"Not measured yet: {'; '.join(parts)}.") if parts else []
 
 
-def comparison(load: Load) -> list[str]:
-    """Return the table of what the other recipes gain over the card's, seed by seed."""
-    rows = []
-    for dataset, recipe in (
-        (dataset, recipe) for dataset in TITLES for recipe in shown(load) if recipe != "card"
-    ):
-        cells = [
-            gain(*(select(load(name), dataset, depth) for name in (recipe, "card")))
-            for depth in DEPTHS
-        ]
-        rows.append([f"{TITLES[dataset]}, `{recipe}` over `card`", *cells])
-    return table(["points", *NETWORKS], rows)
-
-
-def gain(runs: list[Result], others: list[Result]) -> str:
-    """Return a cell: mean difference in points ± half of its 95 % interval (pairs)."""
-    difference = results.paired(runs, others)
-    if difference is None:
-        return NOTHING
-    return f"{100 * difference.mean:+.2f} ± {100 * difference.half_interval:.2f} ({difference.n})"
-
-
-def peers(load: Load, others: list[dict[str, Any]], up: str) -> list[str]:
-    """Return the tables of what others report, below our own rows."""
-    lines = []
-    for dataset, title in TITLES.items():
-        rows = []
-        for recipe in shown(load):
-            cells = [accuracy(load(recipe), dataset, depth) for depth in DEPTHS]
-            epochs = f"{RECIPES[recipe].get('num_epochs', Config.num_epochs)} epochs, batch "
-            batch = RECIPES[recipe].get("batch_size", Config.batch_size)
-            rows.append(
-                [
-                    f"**this project, `{recipe}`**",
-                    *cells,
-                    f"{epochs}{batch}",
-                    "last epoch, mean of all seeds",
-                ]
-            )
-        for peer in (peer for peer in others if peer["dataset"] == dataset):
-            cells = [
-                f"{peer['accuracy'][str(depth)]:.2f}" if str(depth) in peer["accuracy"] else ""
-                for depth in DEPTHS
+def comparison_table(load: Load) -> list[str]:
+    """Return what each other recipe gains over `card`, seed by seed."""
+    rows, absent = [], []
+    for dataset, title in DATASET_TITLES.items():
+        for recipe in planned_recipes(load)[1:]:
+            pairs = [
+                [select(load(name), dataset, depth) for name in (recipe, "card")]
+                for depth in CARD_DEPTHS
             ]
-            rows.append(
-                [f"[{peer['name']}]({peer['url']})", *cells, peer["recipe"], peer["selection"]]
-            )
-        heading = [title, *NETWORKS, "recipe", "which epoch"]
-        lines += [*table(heading, rows), ""]
-    return [
-        *lines,
-        f"What others report is in [peers.json]({up}results/peers.json), with their times.",
-    ]
+            cells = [gain_cell(runs, baseline) for runs, baseline in pairs]
+            if set(cells) == {NO_RUN}:
+                absent.append((f"`{recipe}` over `card`", title))
+            else:
+                rows.append([f"{title}, `{recipe}` over `card`", *cells])
+    table = [*markdown_table(["points", *NETWORKS], rows), ""] if rows else []
+    return [*table, *missing(absent)]
 
 
-def recipes() -> list[str]:
-    """Return the table of every recipe's hyperparameters, as `Config` has them."""
-    configs = {recipe: dataclasses.asdict(make_config(recipe)) for recipe in RECIPES}
-    hidden = (
-        "depth",
-        "dataset",
-        "data_dir",
-        "seed",
-        "width",
-        "eval_every_epochs",
-        "checkpoint_every_epochs",
-    )
-    names = [field.name for field in dataclasses.fields(Config) if field.name not in hidden]
-    rows = [
-        [
-            f"`{name}`",
-            *(results.show(list_of(config[name])) or "none" for config in configs.values()),
+def gain_cell(runs: list[Run], baseline: list[Run]) -> str:
+    """Return `mean difference ± half of its 95 % interval (pairs)`, in points."""
+    difference = paired_difference(runs, baseline)
+    if difference is None:
+        return NO_RUN
+    mean, half, pairs = difference
+    return f"{100 * mean:+.2f} ± {100 * half:.2f} ({pairs})"
+
+
+def peers_table(load: Load, peers: list[dict[str, Any]], up: str) -> list[str]:
+    """Return our accuracies above what others report, a table for each data set."""
+    lines = []
+    for dataset, title in DATASET_TITLES.items():
+        rows = [
+            own_row(recipe, load(recipe), dataset)
+            for recipe in planned_recipes(load)
+            if any(run["dataset"] == dataset for run in load(recipe))
         ]
-        for name in names
-    ]
-    notes = [
-        f"ResNet{depth} by `{recipe}` has "
-        + ", ".join(f"`{name}={value}`" for name, value in fields.items())
-        + "."
-        for (recipe, depth), fields in DEPTH_OVERRIDES.items()
-    ]
-    return [*table(["field", *(f"`{recipe}`" for recipe in configs)], rows), "", *notes]
+        rows += [peer_row(peer) for peer in peers if peer["dataset"] == dataset]
+        lines += [*markdown_table([title, *NETWORKS, "recipe", "which epoch"], rows), ""]
+    source = f"The figures of others and their times are in [peers.json]({up}results/peers.json)."
+    absent = missing_accuracies(load, planned_recipes(load))
+    return [*lines, source, *([""] * bool(absent)), *absent]
 
 
-def list_of(value: Any) -> Any:
-    """Return a tuple as the list that JSON makes of it."""
-    return list(value) if isinstance(value, tuple) else value
+def own_row(recipe: str, runs: list[Run], dataset: str) -> list[str]:
+    config = make_config(recipe)
+    about = f"{format_value(config.num_epochs)} epochs, batch {config.batch_size}"
+    cells = accuracy_cells(runs, dataset)
+    return [f"**this project, `{recipe}`**", *cells, about, "last epoch, mean of all seeds"]
 
 
-def summary(groups: dict[str, list[Result]]) -> list[str]:
-    """Return tables of any runs, by what they were made by: each network's accuracy and time, and what one gains."""
-    short, common = results.short_names(groups)
+def peer_row(peer: dict[str, Any]) -> list[str]:
+    known = {int(depth): f"{value:.2f}" for depth, value in peer["accuracy"].items()}
+    cells = [known.get(depth, "") for depth in CARD_DEPTHS]
+    return [f"[{peer['name']}]({peer['url']})", *cells, peer["recipe"], peer["selection"]]
+
+
+def recipes_table() -> list[str]:
+    """Return the hyperparameters of every recipe."""
+    configs = [dataclasses.asdict(make_config(recipe)) for recipe in RECIPES]
+    names = [field.name for field in dataclasses.fields(Config) if field.name not in HIDDEN_FIELDS]
+    rows = [[f"`{name}`", *(format_value(config[name]) for config in configs)] for name in names]
+    lines = [*markdown_table(["field", *(f"`{recipe}`" for recipe in RECIPES)], rows), ""]
+    for (recipe, depth), fields in DEPTH_OVERRIDES.items():
+        values = ", ".join(f"`{name}={value}`" for name, value in fields.items())
+        lines.append(f"ResNet{depth} by `{recipe}` has {values}.")
+    return lines
+
+
+def variants_table(groups: dict[str, list[Run]]) -> list[str]:
+    """Return accuracy and time of every network and variant, and what one gains over another."""
+    shared, short = label_variants(groups)
     rows, gains = [], []
-    for name, group in groups.items():
-        for dataset, depth in sorted({(result["dataset"], result["depth"]) for result in group}):
-            own = select(group, dataset, depth)
+    for index, (name, runs) in enumerate(groups.items()):
+        for dataset, depth in networks(runs):
+            own = select(runs, dataset, depth)
+            network = [dataset, f"ResNet{depth}"]
             seconds = f"{statistics.mean(run['train_seconds'] for run in own):,.0f}" if own else ""
-            rows.append(
-                [short[name], dataset, f"ResNet{depth}", accuracy(group, dataset, depth), seconds]
-            )
-            for other in list(groups)[: list(groups).index(name)]:
-                cell = gain(own, select(groups[other], dataset, depth))
-                if cell != NOTHING:
-                    gains.append(
-                        [f"{short[name]} over {short[other]}", dataset, f"ResNet{depth}", cell]
-                    )
-    lines = table(
-        ["nearest recipe", "data", "network", "test accuracy (%), seeds", "seconds of training"],
-        rows,
-    )
+            rows.append([short[name], *network, accuracy_cell(runs, dataset, depth), seconds])
+            for other in list(groups)[:index]:
+                cell = gain_cell(own, select(groups[other], dataset, depth))
+                gains += [[f"{short[name]} over {short[other]}", *network, cell]] * (cell != NO_RUN)
+    lines = [*wrap(f"All runs: {shared}."), ""] if shared else []
+    heading = ["variant", "data", "network", "test accuracy (%), seeds", "seconds of training"]
+    lines += markdown_table(heading, rows)
     if gains:
-        lines += ["", *table(["gain", "data", "network", "points, 95 % interval, pairs"], gains)]
-    return [*([f"All with {common}.", ""] * bool(common)), *lines]
-
-
-def table(heading: list[str], rows: Iterable[list[str]]) -> list[str]:
-    """Return the lines of a Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in [heading, ["---"] * len(heading), *rows]]
+        heading = ["gain", "data", "network", "points, 95 % interval, pairs"]
+        lines += ["", *markdown_table(heading, gains)]
+    return lines
 
 
 def origin(load: Load, names: Iterable[str], up: str) -> list[str]:
-    """Return a line for each file that numbers come from: runs, device, version, dates."""
+    """Return, for each file of results, its number of runs, device, version and dates."""
     lines = []
     for name in names:
-        if runs := results.finished(load(name)):
+        if runs := completed(load(name)):
             dates = sorted({run["date"] for run in runs})
             devices = ", ".join(sorted({run["device"] for run in runs}))
             versions = ", ".join(sorted({f"jax {run['versions']['jax']}" for run in runs}))
             when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
-            lines.append(
-                f"[{name}.json]({up}results/{name}.json): {len(runs)} runs, {devices}, {versions}, {when}."
-            )
+            link = f"[{name}.json]({up}results/{name}.json)"
+            lines.append(f"{link}: {len(runs)} runs, {devices}, {versions}, {when}.")
     return lines
