@@ -1,13 +1,15 @@
-"""Write the tables of docs/speed.md, and draw its pictures, from the files in results/: python -m benchmarks.page."""
+"""Write the tables and pictures of docs/speed.md from results/: python -m benchmarks.page."""
 
 import json
 import statistics
 from pathlib import Path
 
-from resnet_cifar.report.tables import between_markers
+from matplotlib.figure import Figure
+
+from resnet_cifar.report.pages import fill, markdown_table, wrap
 
 ROOT = Path(__file__).parents[1]
-# Files of rows for each place: ours, the peer's, and the single convolutions of both.
+# By place: our speeds, PyTorch's speeds, our convolutions, PyTorch's convolutions.
 FILES = {
     "cpu": (["throughput_cpu_hugepages"], ["torch_cpu"], "convolutions_cpu", "torch_cpu"),
     "gpu": (
@@ -17,7 +19,7 @@ FILES = {
         "gpu/torch_convolutions",
     ),
 }
-VARIANTS = {
+CONDITIONS = {
     "with huge pages, as above": "throughput_cpu_hugepages",
     "without": "throughput_cpu",
     "batch 1,024": "throughput_cpu_1024",
@@ -32,95 +34,85 @@ COLUMNS = {
     "torch_usual": "PyTorch, DataLoader",
     "roofline": "roofline",
 }
+RATIOS = {
+    "bare over plain": ("bare", "plain"),
+    "whole over bare": ("whole", "bare"),
+    "bare over PyTorch's bare": ("bare", "torch_bare"),
+    "whole over PyTorch's DataLoader": ("whole", "torch_usual"),
+    "bare over the roofline": ("bare", "roofline"),
+}
+CONVOLUTION_HEADING = [
+    "GFLOP/s", "forward", "PyTorch's", "input gradient", "PyTorch's", "kernel gradient",
+    "derived by XLA", "PyTorch's",
+]  # fmt: skip
 
 
 def main() -> None:
     """Write the page, and a picture for each place that has been measured."""
     page = ROOT / "docs" / "speed.md"
-    page.write_text(update(page.read_text()))
+    page.write_text(fill(page, sections()))
     for place in FILES:
         if rows := speeds(place):
             draw(rows, ROOT / "docs" / "images" / f"speed_{place}.png")
 
 
-def update(page: str) -> str:
-    """Return a page with the tables between its markers."""
-    sections = {place: section(place) for place in FILES} | {
-        "variants": variants(),
-        "startup": startup(),
-    }
-    for name, text in sections.items():
-        page = between_markers(page, name, text)
-    return page
+def sections() -> dict[str, list[str]]:
+    """Return the marked sections of the page."""
+    places = {place: place_section(place) for place in FILES}
+    return {**places, "variants": conditions_table(), "startup": startup()}
 
 
-def variants() -> str:
-    """Return a table of ResNet20 on a CPU under other circumstances."""
-    lines = [
-        "| ResNet20, images/s | jax | plain JAX step | bare step | bare over plain |",
-        "|---|---|---|---|---|",
-    ]
-    for label, name in VARIANTS.items():
+def conditions_table() -> list[str]:
+    """Return the speed of ResNet20 on a CPU under several conditions."""
+    rows = []
+    for label, name in CONDITIONS.items():
         result = load(name)
         (row,) = (row for row in result["rows"] if row["depth"] == 20)
-        file = f"[{label}](../results/{name}.json)"
-        rates = f"{row['plain']:,.0f} | {row['bare']:,.0f} | {row['bare'] / row['plain']:.2f}"
-        lines.append(f"| {file} | {result['versions']['jax']} | {rates} |")
-    return "\n".join(lines) + "\n"
+        rates = [f"{row['plain']:,.0f}", f"{row['bare']:,.0f}", f"{row['bare'] / row['plain']:.2f}"]
+        rows.append([f"[{label}](../results/{name}.json)", result["versions"]["jax"], *rates])
+    heading = ["ResNet20, images/s", "jax", "plain JAX step", "bare step", "bare over plain"]
+    return markdown_table(heading, rows)
 
 
-def startup() -> str:
-    """Return a sentence on the first step after a cold and after a warm start."""
+def startup() -> list[str]:
+    """Return a sentence on the time to the first step, with an empty and a filled cache."""
     result = load("startup_cpu")
     warm = statistics.median(result["warm_seconds"])
-    return (
-        f"ResNet{result['depth']} on {result['device']} makes its first step {result['cold_seconds']:.0f} s after the "
-        f"command with an empty cache, and {warm:.1f} s with a warm one ([file](../results/startup_cpu.json)).\n"
+    return wrap(
+        f"On {result['device']}, ResNet{result['depth']} makes its first step "
+        f"{result['cold_seconds']:.0f} s after the command with an empty cache and {warm:.1f} s "
+        "with a filled one ([file](../results/startup_cpu.json))."
     )
 
 
-def section(place: str) -> str:
-    """Return the tables of a place, or that there are none."""
+def place_section(place: str) -> list[str]:
+    """Return the tables of a place, or a sentence if it has not been measured."""
     rows = speeds(place)
     if not rows:
-        return "Not measured yet.\n"
-    shown = [name for name in COLUMNS if any(name in row for row in rows)]
-    lines = [
-        "| images/s | batch | " + " | ".join(COLUMNS[name] for name in shown),
-        "|---" * (2 + len(shown)),
-    ]
-    ratios = {
-        "bare over plain": ("bare", "plain"),
-        "whole over bare": ("whole", "bare"),
-        "bare over PyTorch's bare": ("bare", "torch_bare"),
-        "whole over PyTorch's DataLoader": ("whole", "torch_usual"),
-        "bare over the roofline": ("bare", "roofline"),
-    }
-    ratios = {
-        name: pair for name, pair in ratios.items() if any(set(pair) <= row.keys() for row in rows)
-    }
-    lines[0] += " | " + " | ".join(ratios)
-    lines[1] += "|---" * len(ratios)
-    for row in rows:
-        cells = [f"ResNet{row['depth']}", f"{row['batch_size']:,}"]
-        cells += [f"{row[name]:,.0f}" if name in row else "" for name in shown]
-        cells += [
-            f"{row[a] / row[b]:.2f}" if a in row and b in row else "" for a, b in ratios.values()
-        ]
-        lines.append("| " + " | ".join(cells))
-    files = FILES[place]
-    about = [*files[0], *files[1]]
+        return ["Not measured yet."]
+    speed_files = [*FILES[place][0], *FILES[place][1]]
     picture = f"![Images per second of each depth](images/speed_{place}.png)"
-    parts = [
-        *(f"{line} |" for line in lines),
-        "",
-        *origin(about),
-        "",
-        picture,
-        "",
-        *convolution_table(place),
+    table = [*speed_table(rows), "", *origin(speed_files)]
+    return [*table, "", picture, "", *convolution_table(place)]
+
+
+def speed_table(rows: list[dict]) -> list[str]:
+    """Return images per second of each depth, and ratios of them."""
+    shown = [name for name in COLUMNS if any(name in row for row in rows)]
+    ratios = {
+        name: pair for name, pair in RATIOS.items() if any(set(pair) <= row.keys() for row in rows)
+    }
+    heading = ["images/s", "batch", *(COLUMNS[name] for name in shown), *ratios]
+    cells = [
+        [
+            f"ResNet{row['depth']}",
+            f"{row['batch_size']:,}",
+            *(f"{row[name]:,.0f}" if name in row else "" for name in shown),
+            *(f"{row[a] / row[b]:.2f}" if {a, b} <= row.keys() else "" for a, b in ratios.values()),
+        ]
+        for row in rows
     ]
-    return "\n".join(parts) + "\n"
+    return markdown_table(heading, cells)
 
 
 def convolution_table(place: str) -> list[str]:
@@ -128,37 +120,31 @@ def convolution_table(place: str) -> list[str]:
     ours, theirs = (load(name) for name in FILES[place][2:])
     if not ours or "convolutions" not in theirs:
         return []
-    lines = [
-        "| GFLOP/s | forward | PyTorch's | input gradient | PyTorch's | kernel gradient | derived by XLA | PyTorch's |",
-        "|---|---|---|---|---|---|---|---|",
+    pairs = zip(ours["rows"], theirs["convolutions"], strict=True)
+    rows = [convolution_row(row, peer) for row, peer in pairs]
+    return [*markdown_table(CONVOLUTION_HEADING, rows), "", *origin([FILES[place][2]])]
+
+
+def convolution_row(row: dict, peer: dict) -> list[str]:
+    products = [
+        (row, "forward"),
+        (peer, "forward"),
+        (row, "input_gradient"),
+        (peer if row["c"] > 3 else {}, "input_gradient"),  # Images need no gradient.
+        (row, "kernel_gradient"),
+        (row, "derived_kernel_gradient"),
+        (peer, "kernel_gradient"),
     ]
-    for row, peer in zip(ours["rows"], theirs["convolutions"], strict=True):
-        pairs = [
-            (row, "forward"),
-            (peer, "forward"),
-            (row, "input_gradient"),
-            (peer, "input_gradient"),
-        ]
-        pairs += [
-            (row, "kernel_gradient"),
-            (row, "derived_kernel_gradient"),
-            (peer, "kernel_gradient"),
-        ]
-        if row["c"] == 3:
-            pairs[3] = (row, "input_gradient")  # The images need no gradient.
-        cells = [
-            f"{row['gflops'] / source[name]:,.0f}" if name in source else ""
-            for source, name in pairs
-        ]
-        stride = ", stride 2" if row["stride"] == 2 else ""
-        lines.append(
-            f"| {row['size']}x{row['size']}, {row['c']} to {row['c2']}{stride} | {' | '.join(cells)} |"
-        )
-    return [*lines, "", *origin([FILES[place][2]])]
+    stride = ", stride 2" if row["stride"] == 2 else ""
+    rates = [
+        f"{row['gflops'] / source[name]:,.0f}" if name in source else ""
+        for source, name in products
+    ]
+    return [f"{row['size']}x{row['size']}, {row['c']} to {row['c2']}{stride}", *rates]
 
 
 def speeds(place: str) -> list[dict]:
-    """Return a row for each depth, with the peer's rates under names that begin with torch_."""
+    """Return a row for each depth; the names of PyTorch's rates begin with `torch_`."""
     rows: dict[int, dict] = {}
     for name in FILES[place][0]:
         for row in load(name).get("rows", []):
@@ -170,14 +156,14 @@ def speeds(place: str) -> list[dict]:
             )
             if any(own[name] != row[name] for name in ("batch_size", "dtype")):
                 raise ValueError(
-                    f"{file}.json has another batch size or dtype than the files it is to stand beside"
+                    f"{file}.json has another batch size or dtype than the files of {place}"
                 )
             own.update({f"torch_{mode}": row[mode] for mode in row["seconds"]})
     return [rows[depth] for depth in sorted(rows)]
 
 
 def origin(names: list[str]) -> list[str]:
-    """Return where numbers come from: files, device, versions, date."""
+    """Return the device, versions, date and files of some numbers."""
     present = {name: result for name in names if (result := load(name))}
     versions = {}
     for result in present.values():
@@ -193,19 +179,16 @@ def origin(names: list[str]) -> list[str]:
 
 
 def load(name: str) -> dict:
-    """Return a file of results, empty if it is not there."""
+    """Return a file of results, empty if it does not exist."""
     path = ROOT / "results" / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def draw(rows: list[dict], path: Path) -> None:
-    """Draw images per second as a group of bars for each depth."""
-    import matplotlib.pyplot as plt
-
+    """Draw images per second as one group of bars for each depth."""
     shown = [name for name in COLUMNS if any(name in row for row in rows)]
-    figure, axes = plt.subplots(
-        len(rows), figsize=(8, 1 + 1.6 * len(rows)), layout="constrained", squeeze=False
-    )
+    figure = Figure(figsize=(8, 1 + 1.6 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), squeeze=False)
     for ax, row in zip(axes[:, 0], rows, strict=True):
         present = [name for name in shown if name in row]
         colors = ["C0" if name in ("bare", "whole") else "0.6" for name in present]

@@ -2,36 +2,32 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
-from resnet_cifar.report.tables import between_markers
+from resnet_cifar.report.pages import fill, markdown_table, wrap
 
 ROOT = Path(__file__).parents[2]
+HEADING = ["fault", "tried", "survived", "lost, at most", "seconds to exit, at most"]
 
 
-def table(result: dict) -> str:
-    """Return a record of faults as Markdown."""
-    lines = [
-        "| fault | tried | survived | lost, at most | seconds to exit, at most |",
-        "|---|---|---|---|---|",
-    ]
-    for fault, row in sorted(result["faults"].items()):
-        epochs = row.get("epochs_to_repeat", 0)
-        lost = f"{epochs} epoch{'s' * (epochs > 1)} to train again" if epochs else "nothing"
-        seconds = f"{row['seconds_to_exit']:.1f}" if "seconds_to_exit" in row else ""
-        lines.append(f"| {fault} | {row['tried']} | {row['survived']} | {lost} | {seconds} |")
+def sections(result: dict[str, Any]) -> dict[str, list[str]]:
+    """Return the marked section of the page from a record of faults."""
+    rows = [fault_row(fault, row) for fault, row in sorted(result["faults"].items())]
     versions = result["versions"]
-    lines += ["", f"{result['device']}, Python {versions['python']}, jax {versions['jax']}, orbax-checkpoint "
-              f"{versions['orbax-checkpoint']}, {result['date']}, seed of the moments {result['seed']}."]  # fmt: skip
-    return "\n".join(lines) + "\n"
+    origin = (
+        f"{result['device']}, Python {versions['python']}, jax {versions['jax']}, orbax-checkpoint "
+        f"{versions['orbax-checkpoint']}, {result['date']}, random seed {result['seed']}."
+    )
+    return {"faults": [*markdown_table(HEADING, rows), "", *wrap(origin)]}
 
 
-def update(page: str, result: dict) -> str:
-    """Return a page with the table between its markers."""
-    return between_markers(page, "faults", table(result))
+def fault_row(fault: str, row: dict[str, Any]) -> list[str]:
+    epochs = row.get("epochs_to_repeat", 0)
+    lost = f"{epochs} epoch{'s' * (epochs > 1)}" if epochs else "nothing"
+    seconds = f"{row['seconds_to_exit']:.1f}" if "seconds_to_exit" in row else ""
+    return [fault, str(row["tried"]), str(row["survived"]), lost, seconds]
 
 
 if __name__ == "__main__":
     page = ROOT / "docs" / "reliability.md"
-    page.write_text(
-        update(page.read_text(), json.loads((ROOT / "results" / "faults.json").read_text()))
-    )
+    page.write_text(fill(page, sections(json.loads((ROOT / "results/faults.json").read_text()))))
