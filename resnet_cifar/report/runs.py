@@ -1,6 +1,8 @@
 """Finished runs: gathered from workdirs, and kept in the files of results."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,18 +120,22 @@ def add_runs(path: Path, runs: list[Run]) -> None:
 
 def read_runs(path: Path) -> list[Run]:
     """Return the runs of a file of results, none if it does not exist; UserError if damaged."""
-    runs = read_list(path, "runs")
-    return [{**run, "config": variant_fields(run["config"])} for run in runs]
+    with damage_named(path):
+        runs = json.loads(path.read_text())["runs"] if path.exists() else []
+        return [{**run, "config": variant_fields(run["config"])} for run in runs]
 
 
 def read_peers(folder: Path) -> list[dict[str, Any]]:
     """Return what others report, from the `peers.json` of a folder."""
-    return read_list(folder / "peers.json", "peers")
+    path = folder / "peers.json"
+    with damage_named(path):
+        return json.loads(path.read_text())["peers"] if path.exists() else []
 
 
-def read_list(path: Path, name: str) -> list[dict[str, Any]]:
+@contextlib.contextmanager
+def damage_named(path: Path) -> Iterator[None]:
     try:
-        return json.loads(path.read_text())[name] if path.exists() else []
+        yield
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path} is damaged ({error!r}): restore it, for instance by git"

@@ -166,8 +166,7 @@ def peers_table(load: Load, peers: list[dict[str, Any]], up: str) -> list[str]:
         rows += [peer_row(peer) for peer in peers if peer["dataset"] == dataset]
         lines += [*markdown_table([title, *NETWORKS, "recipe", "which epoch"], rows), ""]
     source = f"The figures of others and their times are in [peers.json]({up}results/peers.json)."
-    absent = missing_accuracies(load, planned_recipes(load))
-    return [*lines, source, *([""] * bool(absent)), *absent]
+    return [*lines, *wrap(source)]
 
 
 def own_row(recipe: str, runs: list[Run], dataset: str) -> list[str]:

@@ -1,0 +1,133 @@
+"""Tables of the documents from synthetic runs."""
+
+import pytest
+from synthetic_runs import make_diverged, make_run
+
+from resnet_cifar.report.tables import (
+    accuracy_cell,
+    comparison_table,
+    family_table,
+    gain_cell,
+    origin,
+    parameter_count,
+    peers_table,
+    recipes_table,
+    variants_table,
+)
+from resnet_cifar.report.variants import group_by_variant
+
+
+def loader(**files):
+    return lambda name: files.get(name, [])
+
+
+@pytest.mark.parametrize(
+    ("depth", "count"),
+    [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962)],
+)
+def test_parameters_are_those_of_the_paper(depth, count):
+    assert parameter_count(depth) == count
+
+
+def test_an_accuracy_counts_its_runs_and_divergences():
+    runs = [make_run(accuracy=0.90), make_run(accuracy=0.92, seed=1)]
+    lost = [make_diverged(seed=2)]
+    assert accuracy_cell(runs, "cifar10", 56) == "91.00 ± 1.41 (2)"
+    assert accuracy_cell(runs[:1] + lost, "cifar10", 56) == "90.00 (1; 1 diverged)"
+    assert accuracy_cell(lost, "cifar10", 56) == "all 1 diverged"
+    assert accuracy_cell(runs, "cifar10", 20) == accuracy_cell(runs, "cifar100", 56) == "-"
+
+
+def test_a_gain_is_in_points_with_its_interval():
+    ours = [make_run("strong", 0.93 + 0.01 * seed, seed=seed) for seed in (0, 1, 2)]
+    baseline = [make_run("card", 0.92 + 0.009 * seed, seed=seed) for seed in (0, 1, 2)]
+    # Gains of 1.0, 1.1 and 1.2 points: t * deviation / sqrt(n) = 4.303 * 0.1 / 1.732.
+    assert gain_cell(ours, baseline) == "+1.10 ± 0.25 (3)"
+    assert gain_cell(ours, []) == "-"
+
+
+def test_rows_without_runs_are_not_shown_but_named():
+    lines = family_table(loader(), ["card", "fast"], "")
+    assert len([line for line in lines if line.startswith("|")]) == 3
+    assert lines[-1] == "Not measured yet: `card` and `fast` on CIFAR-10 and CIFAR-100."
+    assert comparison_table(loader()) == [
+        "Not measured yet: `strong` over `card` and `fast` over `card` on CIFAR-10 and CIFAR-100."
+    ]
+
+
+def test_rows_with_runs_are_shown_and_the_rest_named():
+    load = loader(card=[make_run(depth=20)], strong=[make_diverged("strong")])
+    lines = family_table(load, ["card", "strong"], "../")
+    assert "| CIFAR-10 accuracy (%), `card` | 90.00 (1) | - | - | - | - |" in lines
+    assert "| CIFAR-10 accuracy (%), `strong` | - | - | - | all 1 diverged | - |" in lines
+    assert lines[-1] == "Not measured yet: `card` and `strong` on CIFAR-100."
+
+
+def test_times_have_a_row_for_each_device():
+    runs = [make_run("fast"), make_run("fast", seed=1) | {"device": "Another GPU"}]
+    lines = family_table(loader(fast=runs), ["fast"], "")
+    cell = "60.0 s; 131,072 images/s; 1.50 s per epoch"  # Of 40 epochs.
+    for device in ("Some GPU", "Another GPU"):
+        assert f"| training on {device}, `fast` | - | - | - | {cell} | - |" in lines
+
+
+def test_the_comparison_is_with_the_recipe_card():
+    card = [make_run("card", 0.90 + 0.01 * seed, seed=seed) for seed in (0, 1)]
+    strong = [make_run("strong", 0.91 + 0.01 * seed, seed=seed) for seed in (0, 1)]
+    lines = comparison_table(loader(card=card, strong=strong))
+    assert lines[2] == "| CIFAR-10, `strong` over `card` | - | - | - | +1.00 ± 0.00 (2) | - |"
+    assert lines[-1] == (
+        "Not measured yet: `fast` over `card` on CIFAR-10 and CIFAR-100; "
+        "`strong` over `card` on CIFAR-100."
+    )
+
+
+def test_peers_stand_below_our_own_rows():
+    peer = {
+        "dataset": "cifar10", "name": "them", "url": "https://x.org", "accuracy": {"56": 93.1},
+        "recipe": "200 epochs", "selection": "one run",
+    }  # fmt: skip
+    lines = peers_table(loader(card=[make_run()]), [peer], "")
+    assert lines[2:4] == [
+        "| **this project, `card`** | - | - | - | 90.00 (1) | - | 160 epochs, batch 1024 "
+        "| last epoch, mean of all seeds |",
+        "| [them](https://x.org) |  |  |  | 93.10 |  | 200 epochs | one run |",
+    ]
+
+
+def test_the_recipes_table_has_every_hyperparameter():
+    lines = recipes_table()
+    assert "| `num_epochs` | 160 | 182.336 | 200 | 40 |" in lines
+    assert "| `decay_epochs` | 80,120 | 91.168,136.752 | none | none |" in lines
+    assert lines[-1] == "ResNet110 by `paper` has `warmup=constant`, `warmup_epochs=1.14`."
+
+
+def test_what_all_variants_share_is_stated_once():
+    groups = group_by_variant([
+        make_run(recipe, 0.4 + 0.1 * (recipe == "strong") + 0.01 * seed, seed=seed, num_epochs=6)
+        for recipe in ("card", "strong") for seed in (0, 1)
+    ])  # fmt: skip
+    assert variants_table(groups) == [
+        "All runs: num_epochs=6.", "",
+        "| variant | data | network | test accuracy (%), seeds | seconds of training |",
+        "|---|---|---|---|---|",
+        "| card | cifar10 | ResNet56 | 40.50 ± 0.71 (2) | 60 |",
+        "| strong | cifar10 | ResNet56 | 50.50 ± 0.71 (2) | 60 |", "",
+        "| gain | data | network | points, 95 % interval, pairs |",
+        "|---|---|---|---|",
+        "| strong over card | cifar10 | ResNet56 | +10.00 ± 0.00 (2) |",
+    ]  # fmt: skip
+
+
+def test_gains_have_the_labels_of_their_variants():
+    runs = [make_run(seed=s, weight_decay=w) for s in (0, 1) for w in (1e-3, 1e-4)]
+    lines = variants_table(group_by_variant(runs))
+    assert lines[0] == "All runs: recipe card."
+    assert lines[-1].startswith("| weight_decay=0.001 over weight_decay=0.0001 | cifar10 |")
+
+
+def test_the_origin_names_device_version_and_dates():
+    runs = [make_run(), make_run(seed=1) | {"date": "2026-12-01"}, make_diverged(seed=2)]
+    assert origin(loader(card=runs), ["card", "fast"], "../") == [
+        "[card.json](../results/card.json): 2 runs, Some GPU, jax 0.11.2, 2026-11-23 to 2026-12-01."
+    ]
