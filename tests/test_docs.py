@@ -1,4 +1,4 @@
-"""What the documentation shows works, and says what is there."""
+"""The documentation: its code runs, its links exist, its tables follow the results."""
 
 import json
 import re
@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.page import update
+from benchmarks import page as speed
 from resnet_cifar.recipes import RECIPES
-from resnet_cifar.report import runs as results
-from resnet_cifar.report.pages import PAGES
-from resnet_cifar.report.pages import update as report_update
-from resnet_cifar.report.tables import DEPTHS, TITLES
+from resnet_cifar.report.pages import fill
+from resnet_cifar.report.publish import PAGES, in_card, page_sections
+from resnet_cifar.report.runs import read_runs
+from resnet_cifar.report.variants import variant_name
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_page_on_the_step_runs():
+def test_the_examples_of_the_step_run():
     blocks = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "use_the_step.md").read_text(), re.DOTALL
     )
@@ -34,7 +34,7 @@ def test_ci_runs_the_second_command_of_the_readme():
     assert commands[1] in (ROOT / ".ci" / "run").read_text()
 
 
-def test_every_file_that_the_documentation_links_to_exists():
+def test_every_linked_file_exists():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
@@ -46,7 +46,7 @@ def test_the_readme_names_every_module():
         assert path.name in text, path.name
 
 
-def test_requirements_are_those_of_the_package():
+def test_requirements_match_the_package():
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     lines = [
         line.partition("#")[0].strip()
@@ -58,40 +58,51 @@ def test_requirements_are_those_of_the_package():
     assert f'{wanted[0].replace("jax", "jax[cuda12]")}; sys_platform == "linux"' in lines
 
 
-def test_the_table_of_faults_is_that_of_the_results():
+def test_the_table_of_faults_follows_the_results():
     faults = runpy.run_path(str(ROOT / "tests" / "faults" / "table.py"))
-    page = (ROOT / "docs" / "reliability.md").read_text()
-    assert (
-        faults["update"](page, json.loads((ROOT / "results" / "faults.json").read_text())) == page
-    )
+    page = ROOT / "docs" / "reliability.md"
+    sections = faults["sections"](json.loads((ROOT / "results" / "faults.json").read_text()))
+    assert fill(page, sections) == page.read_text(), "run `python tests/faults/table.py`"
 
 
-def test_the_tables_of_speed_are_those_of_the_results():
-    page = (ROOT / "docs" / "speed.md").read_text()
-    assert update(page) == page
+def test_the_tables_of_speed_follow_the_results():
+    page = ROOT / "docs" / "speed.md"
+    assert fill(page, speed.sections()) == page.read_text(), "run `python -m benchmarks.page`"
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_tables_of_the_card_are_those_of_the_results(name):
-    page = (ROOT / name).read_text()
-    up = "../" * name.count("/")
-    assert report_update(page, ROOT / "results", up) == page
-    marked = set(re.findall(r"<!-- (\w+): begin -->", page))
-    assert marked and marked <= set(re.findall(r"<!-- (\w+): end -->", page))
+def test_the_tables_of_the_report_follow_the_results(name):
+    text = fill(ROOT / name, page_sections(ROOT, name))
+    assert text == (ROOT / name).read_text(), "run `python -m resnet_cifar report`"
+
+
+@pytest.mark.parametrize(
+    ("page", "sections"),
+    [
+        ("README.md", ["card"]),
+        ("docs/model_card.md", ["family", "peers", "comparison", "pictures", "recipes"]),
+        ("docs/sweep.md", ["sweep_cpu"]),
+        ("docs/speed.md", ["gpu", "cpu", "variants", "startup"]),
+        ("docs/reliability.md", ["faults"]),
+    ],
+)
+def test_every_generated_section_is_on_its_page(page, sections):
+    markers = re.findall(r"<!-- (\w+): begin -->", (ROOT / page).read_text())
+    assert markers == sections
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_the_card_holds_only_runs_of_its_recipes(recipe):
-    for run in results.read(ROOT / "results" / f"{recipe}.json"):
-        assert results.label(run) == recipe and run["depth"] in DEPTHS and run["dataset"] in TITLES
+def test_the_model_card_has_only_runs_by_its_recipes(recipe):
+    for run in read_runs(ROOT / "results" / f"{recipe}.json"):
+        assert variant_name(run) == recipe and in_card(run)
 
 
-def test_the_rehearsal_is_no_row_of_the_card():
-    runs = results.read(ROOT / "results" / "sweep_cpu.json")
-    assert len(runs) == 12 and not {results.label(run) for run in runs} & set(RECIPES)
+def test_the_rehearsal_is_not_in_the_model_card():
+    runs = read_runs(ROOT / "results" / "sweep_cpu.json")
+    assert len(runs) == 12 and not {variant_name(run) for run in runs} & set(RECIPES)
 
 
-def test_the_commands_of_the_documentation_are_those_of_the_results():
+def test_commands_that_write_results_are_listed_there():
     known = (ROOT / "results" / "README.md").read_text()
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for command in re.findall(
