@@ -1,5 +1,6 @@
-"""Every hyperparameter once, with its unit and its source, and the check that a set of them makes sense."""
+"""Every hyperparameter, with its unit and source, and the validation of a config."""
 
+import contextlib
 import dataclasses
 import difflib
 import itertools
@@ -15,42 +16,32 @@ from resnet_cifar.models import depth_problem
 class Config:
     """One run. The defaults are the card's recipe for ResNet56 on CIFAR-10.
 
-    Durations are in epochs and may be fractional; they are rounded to whole steps.
+    Durations are in epochs, may be fractional, and are rounded to whole steps.
     """
 
     # Model.
     depth: int = 56  # 6n + 2 layers (He et al. 2015, section 4.2).
-    width: int = 16  # Filters of the first stage; the others have two and four times as many.
+    width: int = 16  # Filters of the first stage. The next stages have 2x and 4x as many.
     shortcut: str = (
-        "A"  # "A": zeros for new channels (paper, card). "B": 1x1 convolution and BatchNorm.
+        "A"  # "A": zero-padded identity (paper, card). "B": 1x1 convolution + BatchNorm.
     )
-    bn_scale_init: str = (
-        "uniform"  # "uniform": U[0, 1), as the card's number was reached. "ones": the usual.
-    )
+    bn_scale_init: str = "uniform"  # "uniform": U[0, 1), as in the card's run. "ones": standard.
     dtype: str = "auto"  # Of activations. "auto": bfloat16 on accelerators, float32 on a CPU.
 
-    # Data. Splits are TFDS strings; they count in the order of the original archive.
+    # Data. Splits are TFDS strings. Slices count in the order of the original archive.
     dataset: str = "cifar10"  # "cifar10", "cifar100", "synthetic" (10 classes) or "synthetic100".
-    data_dir: str = (
-        ""  # Folder of the TFDS data sets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
-    )
+    data_dir: str = ""  # TFDS folder. Empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
     train_split: str = "train"
-    validation_split: str = (
-        ""  # Scored while training if given; the test set is then scored once, at the end.
-    )
+    validation_split: str = ""  # If given, scored while training; the test set only at the end.
 
     # Recipe.
-    batch_size: int = 1024  # Images a step, over all devices. A last partial batch is dropped.
+    batch_size: int = 1024  # Images per step over all devices. The last partial batch is dropped.
     num_epochs: float = 160
-    learning_rate: float = 1.2  # Its peak, after the warm-up.
-    warmup: str = (
-        "linear"  # "linear": from 0, step by step. "constant": at learning_rate * decay_factor.
-    )
+    learning_rate: float = 1.2  # Peak, after the warm-up.
+    warmup: str = "linear"  # "linear": rises from 0. "constant": learning_rate * decay_factor.
     warmup_epochs: float = 5
-    decay: str = (
-        "steps"  # "steps": at decay_epochs. "cosine" and "linear": from the peak to 0 at the end.
-    )
-    decay_epochs: tuple[float, ...] = (80, 120)  # Of decay="steps"; the others do not look at them.
+    decay: str = "steps"  # "steps": at decay_epochs. "cosine", "linear": from the peak to 0.
+    decay_epochs: tuple[float, ...] = (80, 120)  # Only for decay="steps".
     decay_factor: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
@@ -58,8 +49,8 @@ class Config:
 
     # Run.
     seed: int = 0  # Of the parameters, the order, the augmentation and the synthetic images.
-    eval_every_epochs: int = 1  # 0: at the end only.
-    checkpoint_every_epochs: int = 10  # 0: at the end only.
+    eval_every_epochs: int = 1  # 0: only at the end.
+    checkpoint_every_epochs: int = 10  # 0: only at the end.
 
 
 CHOICES = {
@@ -70,6 +61,7 @@ CHOICES = {
     "warmup": ("linear", "constant"),
     "decay": ("steps", "cosine", "linear"),
 }
+FLOAT32 = (1.1754944e-38, 3.4028234e38)  # Smallest normal and largest value.
 # Field: smallest and largest value allowed.
 RANGES = {
     "width": (1, math.inf),
@@ -88,58 +80,95 @@ RANGES = {
 
 
 def validate(config: Config) -> None:
-    """Raise a UserError that names the first field whose value makes no sense."""
+    """Raise a UserError that names the first field with an invalid value.
+
+    Example:
+      >>> validate(Config(depth=20))
+      >>> validate(Config(momentum=1.5))
+      Traceback (most recent call last):
+      resnet_cifar.errors.UserError: config.momentum=1.5 is out of range: it must be from 0 to 1
+    """
     for name, kind in get_type_hints(Config).items():
         value = getattr(config, name)
         check_type(name, value, kind)
         if name in CHOICES and value not in CHOICES[name]:
             raise UserError(unknown(f"config.{name}={value!r}", value, CHOICES[name]))
-        for number in value if isinstance(value, tuple) else (value,):
-            if name in RANGES and not (
-                RANGES[name][0] <= number <= RANGES[name][1] and math.isfinite(number)
-            ):
-                low, high = RANGES[name]
-                limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-                raise UserError(f"config.{name}={value} is out of range: it must be {limits}")
+        if name in RANGES:
+            check_range(name, value, kind)
     if problem := depth_problem(config.depth):
         raise UserError(f"config.{problem}")
-    if any(a >= b for a, b in itertools.pairwise(milestones(config))):
+    if not config.train_split:
         raise UserError(
-            f"milestones out of order: warmup_epochs={config.warmup_epochs}, decay_epochs={config.decay_epochs} and "
-            f"num_epochs={config.num_epochs} must each come after the one before"
+            'config.train_split=\'\' names no images: use "train" or a slice like "train[:45000]"'
         )
+    if any(a >= b for a, b in itertools.pairwise(milestones(config))):
+        raise UserError(f"milestones out of order: {milestone_problem(config)}")
+
+
+def check_range(name: str, value: Any, kind: Any) -> None:
+    low, high = RANGES[name]
+    for number in value if isinstance(value, tuple) else (value,):
+        if not low <= number <= high or number == math.inf:
+            limits = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            raise UserError(f"config.{name}={value} is out of range: it must be {limits}")
+        if kind is not int and number and not FLOAT32[0] <= number <= FLOAT32[1]:
+            raise UserError(
+                f"config.{name}={value} is out of range: float32 holds 0 and "
+                f"{FLOAT32[0]:.2g} to {FLOAT32[1]:.2g}"
+            )
 
 
 def milestones(config: Config) -> tuple[float, ...]:
-    """Return the epochs at which the schedule changes: the end of the warm-up, the decays and the end."""
-    return (
-        config.warmup_epochs,
-        *(config.decay_epochs if config.decay == "steps" else ()),
-        config.num_epochs,
-    )
+    """Return the epochs at which the schedule changes: end of warm-up, decays, end of training."""
+    decays = config.decay_epochs if config.decay == "steps" else ()
+    return (config.warmup_epochs, *decays, config.num_epochs)
+
+
+def milestone_problem(config: Config) -> str:
+    names = ["warmup_epochs", "decay_epochs", "num_epochs"]
+    if config.decay != "steps" or not config.decay_epochs:
+        names.remove("decay_epochs")
+    values = ", ".join(f"config.{name}={getattr(config, name)}" for name in names)
+    return f"{values} must be in ascending order"
+
+
+def with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
+    """Complete the saved dict of a config, in the form of JSON, for comparison with another.
+
+    A field that is missing gets its default, numbers of float fields become floats, and tuples
+    become lists. Unknown fields and values of a wrong type stay as they are.
+
+    Example:
+      >>> with_defaults({"num_epochs": 160}) == with_defaults(dataclasses.asdict(Config()))
+      True
+    """
+    completed = dataclasses.asdict(Config()) | saved
+    kinds = get_type_hints(Config)
+    return {name: as_json(value, kinds.get(name)) for name, value in completed.items()}
+
+
+def as_json(value: Any, kind: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [as_json(member, float) for member in value]
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            return float(value)
+    return value
 
 
 def check_type(name: str, value: Any, kind: Any) -> None:
-    """Raise a UserError unless a value is of a field's type; an int passes as a float, a bool as a bool only."""
+    """Raise a UserError unless a value has its field's type; an int passes as a float."""
     allowed = {float: (int, float)}.get(kind, (get_origin(kind) or kind,))
     members = value if isinstance(value, tuple) else ()
     bad_member = any(isinstance(m, bool) or not isinstance(m, (int, float)) for m in members)
     if isinstance(value, bool) != (kind is bool) or not isinstance(value, allowed) or bad_member:
-        wanted = "numbers like 80,120" if get_origin(kind) else f"of type {kind.__name__}"
+        numbers = "numbers like 80,120, or () for none"
+        wanted = numbers if get_origin(kind) else f"of type {kind.__name__}"
         raise UserError(f"config.{name}={value!r} must be {wanted}")
 
 
 def unknown(subject: str, value: Any, choices: Any) -> str:
-    """Say that a subject, whose value is none of the choices, is unknown, and which choice is nearest."""
+    """Return a message that a value is unknown, with the nearest choice and all choices."""
     nearest = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]}? " if nearest else ""
     return f"{subject} is unknown: {hint}the choices are {', '.join(choices)}"
-
-
-def with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
-    """Complete a config that was saved before some fields existed; tuples become lists."""
-    defaults = dataclasses.asdict(Config())
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in {**defaults, **saved}.items()
-    }

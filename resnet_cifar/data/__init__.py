@@ -1,4 +1,4 @@
-"""The data sets: CIFAR through TFDS, synthetic images, and everything done to images before the first layer."""
+"""CIFAR through TFDS, synthetic images, and the preprocessing of both."""
 
 from resnet_cifar.data.images import (
     DATASETS,
@@ -8,6 +8,7 @@ from resnet_cifar.data.images import (
     class_names,
     epoch_order,
     load_images,
+    load_split,
     normalize,
     parse_split,
     positions,
@@ -22,6 +23,7 @@ __all__ = [
     "class_names",
     "epoch_order",
     "load_images",
+    "load_split",
     "normalize",
     "parse_split",
     "positions",

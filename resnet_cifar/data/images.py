@@ -1,4 +1,4 @@
-"""Images in, and everything done to them: order, augmentation, normalization, as pure functions of (seed, step)."""
+"""Loading, slicing, ordering, augmenting and normalizing images."""
 
 import re
 from typing import NamedTuple
@@ -17,10 +17,10 @@ RGB = tuple[float, float, float]
 
 
 class Dataset(NamedTuple):
-    """What a data set's name stands for."""
+    """Classes, sizes and pixel statistics of a data set."""
 
     num_classes: int
-    sizes: dict[str, int]  # Images in "train" and "test".
+    sizes: dict[str, int]  # Number of images in "train" and "test".
     mean: RGB  # Of the train pixels in [0, 1], by channel.
     std: RGB
 
@@ -36,43 +36,57 @@ DATASETS = {  # The CIFAR statistics are computed over the 50,000 train images.
 
 
 class Images(NamedTuple):
-    """A split: uint8 pixels and their labels, in numpy or on a device."""
+    """Pixels (RGB, 0..255) and class labels of a split, in numpy or on a device."""
 
     images: UInt8[AnyArray, "n 32 32 3"]
     labels: Int[AnyArray, " n"]
 
 
 def load_images(dataset: str, split: str, data_dir: str | None = None, *, seed: int = 0) -> Images:
-    """Load one split of a data set into memory.
+    """Load one split, or a slice of it, into memory.
 
     Args:
-      dataset: a key of `DATASETS`.
-      split: a TFDS string: "train", "test", "train[:45000]", "train[90%:]". Images come in the order of the original
-        archive, and slices count in it, whatever order TFDS stored them in.
-      data_dir: folder of the TFDS data sets; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
-      seed: of the synthetic images; CIFAR has none.
+      dataset: "cifar10", "cifar100", "synthetic" or "synthetic100".
+      split: a TFDS string: "train", "test", "train[:45000]", "train[90%:]". Images come in the
+        order of the original archive, in which slices count, however TFDS stored them.
+      data_dir: TFDS folder. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      seed: seed of the synthetic images. CIFAR ignores it.
+
+    Returns:
+      `Images` in numpy: pixels uint8 [n, 32, 32, 3] in RGB, labels int32 [n].
 
     Raises:
-      UserError: the data set is not there and can't be fetched, or is damaged, or the split makes no sense.
+      UserError: the data is missing and can't be downloaded, or is damaged; or the data set or
+        the split is unknown or empty.
+
+    Example:
+      >>> images, labels = load_images("synthetic", "test[:100]")
+      >>> images.shape, labels.dtype
+      ((100, 32, 32, 3), dtype('int32'))
     """
+    name, _ = parse_split(split)
+    images, labels = load_split(dataset, name, data_dir, seed=seed)
+    chosen = positions(split, len(labels))
+    return Images(*(array[chosen.start : chosen.stop] for array in (images, labels)))
+
+
+def load_split(dataset: str, name: str, data_dir: str | None = None, *, seed: int = 0) -> Images:
+    """Load the whole of "train" or "test", for callers that slice by `positions` themselves."""
     if dataset not in DATASETS:
         raise UserError(f"dataset={dataset!r} is unknown: the choices are {', '.join(DATASETS)}")
-    name, _ = parse_split(split)
     if dataset.startswith("synthetic"):
         images, labels = synthetic.make_images(DATASETS[dataset].num_classes, name, seed)
     else:
         from resnet_cifar.data import cifar
 
         images, labels = cifar.load(dataset, name, data_dir)
-    chosen = positions(split, len(labels))
-    chosen = slice(chosen.start, chosen.stop)
-    return Images(images[chosen], labels[chosen].astype(np.int32))
+    return Images(images, labels.astype(np.int32))
 
 
 def whereabouts(dataset: str, data_dir: str | None = None, *, seed: int = 0) -> str:
-    """Say where the images of a data set come from."""
+    """Return where the images of a data set come from, for the header of a run."""
     if dataset.startswith("synthetic"):
-        return f"made on the spot from seed {seed}"
+        return f"synthetic, from seed {seed}"
     from resnet_cifar.data import cifar
 
     folder = cifar.prepared_folder(dataset, data_dir)
@@ -80,7 +94,7 @@ def whereabouts(dataset: str, data_dir: str | None = None, *, seed: int = 0) -> 
 
 
 def class_names(dataset: str, data_dir: str | None = None) -> list[str]:
-    """Return the names of a data set's classes in the order of the labels."""
+    """Return the class names in the order of the labels."""
     if dataset.startswith("synthetic"):
         return synthetic.class_names(DATASETS[dataset].num_classes)
     from resnet_cifar.data import cifar
@@ -89,7 +103,7 @@ def class_names(dataset: str, data_dir: str | None = None) -> list[str]:
 
 
 def parse_split(split: str) -> tuple[str, tuple[str | None, str | None]]:
-    """Take "train[:45000]" apart into its name and its bounds; UserError if it is no such string."""
+    """Parse "train[:45000]" into its name and bounds; UserError if malformed."""
     match = re.fullmatch(r"(train|test)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?", split)
     if not match:
         raise UserError(
@@ -99,7 +113,7 @@ def parse_split(split: str) -> tuple[str, tuple[str | None, str | None]]:
 
 
 def positions(split: str, n: int) -> range:
-    """Return the positions that a split string names among n images; UserError if there are none or not so many."""
+    """Return the range of a split string among n images; UserError if empty or out of bounds."""
 
     def position(bound: str | None, default: int) -> int:
         if bound is None:
@@ -117,21 +131,32 @@ def positions(split: str, n: int) -> range:
 
 
 def epoch_order(key: Key[Array, ""], epoch: int | Int[Array, ""], n: int) -> Int[Array, " n"]:
-    """Return the order in which an epoch visits n images: a permutation that depends on (key, epoch) alone."""
-    return jax.random.permutation(jax.random.fold_in(key, epoch), n)
+    """Return the permutation of n images for an epoch, a function of (key, epoch)."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), jnp.arange(n, dtype=jnp.int32))
 
 
 def augment(
     key: Key[Array, ""], images: UInt8[AnyArray, "b h w c"], *, pad: int = 4
 ) -> UInt8[Array, "b h w c"]:
-    """Crop each image at random out of itself with `pad` black pixels around, and mirror every second one or so."""
+    """Random crop after zero-padding by `pad` pixels, then random horizontal flip.
+
+    Each image gets its own offset, uniform over the (2 * pad + 1)^2 crops, and flips with
+    probability 1/2. The result is a function of (key, images), as in He et al. 2015, section 4.2.
+
+    Example:
+      >>> augment(jax.random.key(0), np.zeros((8, 32, 32, 3), np.uint8)).shape
+      (8, 32, 32, 3)
+    """
     b, h, w, _ = images.shape
     crop_key, flip_key = jax.random.split(key)
-    top, left = jax.random.randint(crop_key, (2, b, 1), 0, 2 * pad + 1)
-    flip = jax.random.bernoulli(flip_key, shape=(b, 1))
+    top, left = jax.random.randint(crop_key, (2, b, 1), 0, 2 * pad + 1, jnp.int32)
+    flip = jax.random.bernoulli(flip_key, jnp.float32(0.5), (b, 1))
 
-    across = jnp.arange(w)[None]
-    rows, columns = top + jnp.arange(h)[None], left + jnp.where(flip, across[:, ::-1], across)
+    across = jnp.arange(w, dtype=jnp.int32)[None]
+    rows, columns = (
+        top + jnp.arange(h, dtype=jnp.int32)[None],
+        left + jnp.where(flip, across[:, ::-1], across),
+    )
     padded = jnp.pad(jnp.asarray(images), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     return padded[jnp.arange(b)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
@@ -139,6 +164,14 @@ def augment(
 def normalize(
     images: UInt8[AnyArray, "b h w c"], mean: RGB, std: RGB, dtype: DTypeLike = jnp.float32
 ) -> Float[Array, "b h w c"]:
-    """Scale pixels of 0..255 to [0, 1], subtract the mean and divide by the standard deviation (both of that scale)."""
+    """Return `(images / 255 - mean) / std`, by channel, computed in float32 and cast to `dtype`.
+
+    `mean` and `std` are those of pixels scaled to [0, 1].
+
+    Example:
+      >>> white = np.full((1, 1, 1, 3), 255, np.uint8)
+      >>> normalize(white, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).ravel().tolist()
+      [2.0, 2.0, 2.0]
+    """
     mean_, std_ = np.array([[[mean]]], np.float32), np.array([[[std]]], np.float32)  # [1, 1, 1, c].
     return (jnp.asarray(images, jnp.float32) * (1 / (255 * std_)) - mean_ / std_).astype(dtype)
