@@ -1,10 +1,12 @@
-"""CIFAR ResNets in JAX: the model, the jitted steps and the recipe's parts, for use in other projects."""
+"""CIFAR ResNets in JAX: the model, the jitted steps and the parts of the recipes."""
 
 from resnet_cifar.data import Images, augment, load_images, normalize
 from resnet_cifar.errors import UserError
 from resnet_cifar.models import ResNet, uniform_scale
 from resnet_cifar.optim import learning_rate_schedule, make_optimizer
 from resnet_cifar.steps import TrainState, create_train_state, eval_step, train_step
+
+__version__ = "0.1.0"
 
 __all__ = [
     "Images",

@@ -2,7 +2,11 @@
 
 
 class UserError(Exception):
-    """A mistake or a circumstance that the user can mend; `main.py` prints its sentence and no traceback."""
+    """A mistake or circumstance that the user can fix.
+
+    Its message is one sentence with the value, what is allowed, and the fix. Commands print it
+    without a traceback and exit with 1.
+    """
 
 
 class Diverged(UserError):

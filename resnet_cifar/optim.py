@@ -1,7 +1,9 @@
-"""The learning-rate schedules and the optimizer of the recipes, as optax transformations."""
+"""The learning-rate schedules and the optimizer of the recipes, in optax."""
 
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -17,20 +19,32 @@ def learning_rate_schedule(
 ) -> optax.Schedule:
     """Join a warm-up to a decay.
 
+    With warm-up W, length N and t = (step - W) / (N - W), the rate from step W on is
+    `peak * decay_factor ** (number of decay_steps <= step)` for "steps",
+    `peak * (1 + cos(pi * t)) / 2` for "cosine" and `peak * (1 - t)` for "linear".
+
     Args:
       peak: learning rate after the warm-up.
-      num_steps: length of the training in steps, at whose end "cosine" and "linear" come to 0.
-      warmup_steps: length of the warm-up in steps.
-      decay_steps: steps, ascending, without repeats and not before the end of the warm-up, from which on the rate is
-        multiplied by `decay_factor` once more. Update number `decay_steps[0]`, from 0, is the first of the lower rate.
+      num_steps: length of training. "cosine" and "linear" reach 0 there.
+      warmup_steps: length of the warm-up.
+      decay_steps: for "steps": ascending, distinct, and not before the end of the warm-up. Update
+        number `decay_steps[0]`, counted from 0, is the first at the lower rate.
       decay_factor: factor of each decay.
-      warmup: "linear" rises from 0 (the first update changes nothing) to `peak`; "constant" holds `peak * decay_factor`
-        (He et al. 2015 for ResNet110: 0.01 before 0.1).
-      decay: "steps" is piecewise constant, as `decay_steps` say; "cosine" (Loshchilov & Hutter 2017, one period) and
-        "linear" fall from `peak` to 0.
+      warmup: "linear" rises from 0 to `peak`, and the first update changes nothing; "constant"
+        holds `peak * decay_factor` (He et al. 2015 for ResNet110: 0.01 before 0.1).
+      decay: "steps" (piecewise constant), "cosine" (Loshchilov & Hutter 2017, one period) or
+        "linear".
 
     Returns:
-      A function of the number of updates made so far.
+      A function from the number of updates made so far to the rate, a float32 scalar.
+
+    Raises:
+      ValueError: an unknown name, or steps that are missing or out of order.
+
+    Example:
+      >>> schedule = learning_rate_schedule(0.1, warmup_steps=10, decay_steps=(20,))
+      >>> [round(float(schedule(step)), 4) for step in (0, 5, 10, 19, 20)]
+      [0.0, 0.05, 0.1, 0.1, 0.01]
     """
     pieces = {step - warmup_steps: decay_factor for step in decay_steps}
     span = max((num_steps or 0) - warmup_steps, 1)
@@ -55,7 +69,16 @@ def learning_rate_schedule(
             f"decay_steps={tuple(decay_steps)} must ascend, without repeats, and not begin before "
             f"warmup_steps={warmup_steps}"
         )
-    return optax.join_schedules([rises[warmup], falls[decay]], [warmup_steps])
+    return optax.join_schedules([float32(rises[warmup]), float32(falls[decay])], [warmup_steps])
+
+
+def float32(schedule: optax.Schedule) -> optax.Schedule:
+    """Compute in float32 under JAX_ENABLE_X64 and strict dtype promotion too."""
+
+    def rate(count: jax.typing.ArrayLike) -> jax.Array:
+        return jnp.asarray(schedule(jnp.asarray(count, jnp.float32)), jnp.float32)
+
+    return rate
 
 
 def make_optimizer(
@@ -65,10 +88,20 @@ def make_optimizer(
     weight_decay: float = 1e-4,
     nesterov: bool = False,
 ) -> optax.GradientTransformation:
-    """Build SGD with momentum and coupled weight decay on every parameter, as `torch.optim.SGD` has it.
+    """Build SGD with momentum and coupled (L2) weight decay on all parameters.
 
-    One update is `g += weight_decay * p; buffer = momentum * buffer + g; p -= learning_rate * buffer`, and with
-    `nesterov` the last is `p -= learning_rate * (g + momentum * buffer)`.
+    It is `torch.optim.SGD`: an update is
+
+        g += weight_decay * p
+        buffer = momentum * buffer + g
+        p -= learning_rate * buffer      # nesterov: learning_rate * (g + momentum * buffer)
+
+    Example:
+      >>> optimizer = make_optimizer(0.1, momentum=0.0, weight_decay=0.5)
+      >>> params = jnp.array([2.0])
+      >>> updates, _ = optimizer.update(jnp.array([1.0]), optimizer.init(params), params)
+      >>> round(float(updates[0]), 4)
+      -0.2
     """
     return optax.chain(
         optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum, nesterov)

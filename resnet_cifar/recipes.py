@@ -1,4 +1,4 @@
-"""The recipes: named sets of hyperparameters, and the config that each gives for a depth."""
+"""The recipes: named sets of hyperparameters."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ from resnet_cifar.errors import UserError
 
 RECIPES: dict[str, dict[str, Any]] = {
     "card": {},
-    # He et al. 2015, section 4.2: 45k/5k split, 64,000 steps of 128 images, lower at 32,000 and 48,000. An epoch
-    # is 351 steps, and 182.336 * 351 = 63,999.9.
+    # He et al. 2015, section 4.2: 45k/5k split, 64,000 steps of 128 images, decays at steps 32,000
+    # and 48,000. An epoch is 351 steps, and 182.336 * 351 = 63,999.9.
     "paper": dict(
         bn_scale_init="ones",
         train_split="train[:45000]",
@@ -19,8 +19,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         num_epochs=182.336,
         decay_epochs=(91.168, 136.752),
     ),
-    # After chenyaofo/pytorch-cifar-models, the best public weights that we know of: Nesterov, weight decay, cosine and
-    # 200 epochs are theirs. The learning rate is 0.1 for 128 images (theirs for 256); a warm-up helps ResNet110.
+    # After chenyaofo/pytorch-cifar-models, the best public weights that we know of. Nesterov, weight
+    # decay, cosine and 200 epochs are theirs. The learning rate is 0.1 per 128 images (theirs is
+    # per 256). The warm-up helps ResNet110.
     "strong": dict(
         bn_scale_init="ones",
         batch_size=256,
@@ -31,7 +32,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         nesterov=True,
         weight_decay=5e-4,
     ),
-    # For the card's 93.1 % in less time: a quarter of its epochs, and a rate that falls all the way.
+    # For the card's 93.1 % in less time: a quarter of its epochs and linear decay to zero.
     "fast": dict(
         bn_scale_init="ones",
         batch_size=512,
@@ -52,7 +53,12 @@ DEPTH_OVERRIDES: dict[tuple[str, int], dict[str, Any]] = {
 
 
 def make_config(recipe: str, **fields: Any) -> Config:
-    """Return the config of one of the `RECIPES`, with some fields set; UserError for another name."""
+    """Return the config of a recipe, with some fields overridden; UserError if it is unknown.
+
+    Example:
+      >>> make_config("paper", depth=20).batch_size
+      128
+    """
     if recipe not in RECIPES:
         raise UserError(unknown(f"recipe={recipe!r}", recipe, RECIPES))
     depth = fields.get("depth", Config.depth)

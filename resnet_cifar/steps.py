@@ -1,8 +1,10 @@
-"""The training state and the two jitted steps: what other JAX projects import.
+"""The training state and the two jitted steps, for import by other JAX projects.
 
-Nothing here knows of configs, data sets, devices or files, and nothing is random.
+Nothing here knows of configs, data sets, devices or files. The steps use no randomness.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, TypedDict
 
@@ -11,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 LossFn = Callable[[Float[Array, "b classes"], Int[Array, " b"]], Float[Array, " b"]]
@@ -18,16 +21,28 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 class Batch(TypedDict):
-    """Normalized images and their labels; a label of -1 marks a row of padding, which `eval_step` leaves out."""
+    """Normalized images and their labels. `eval_step` ignores padding: rows of label -1."""
 
     image: Float[Array, "b h w c"]
     label: Int[Array, " b"]
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that training changes, and the three functions that change it."""
+    """Everything that a step updates, and the three functions that it calls.
 
-    step: Any  # int32 []: the updates made so far. JAX also fills such trees with placeholders.
+    Attributes:
+      step: int32 scalar, the number of updates made.
+      params: parameters of the network, float32.
+      batch_stats: running statistics of BatchNorm, float32. Empty without BatchNorm.
+      opt_state: state of the optimizer.
+      apply_fn: `model.apply`.
+      tx: the optimizer.
+      loss_fn: from logits and labels to one loss per example.
+
+    The three functions are static: states share a compiled program only if these are equal.
+    """
+
+    step: Any  # Not Int[Array, ""]: JAX fills pytrees with placeholders, too.
     params: PyTree
     batch_stats: PyTree
     opt_state: optax.OptState
@@ -46,17 +61,23 @@ def create_train_state(
 ) -> TrainState:
     """Initialize a model and its optimizer at step 0.
 
+    The parameters are those of `model.init`, but no activations are computed.
+
     Args:
       key: random key for the parameters.
       model: a linen module called as `model(images, train=bool)`, with BatchNorm or without.
-      tx: optimizer.
-      loss_fn: from logits and labels to one loss per example.
-      image_shape: height, width and channels of the images; a `ResNet` takes any.
+      tx: the optimizer.
+      loss_fn: from logits [batch, classes] and labels [batch] to losses [batch]. Two
+        `functools.partial` of the same function and hashable arguments count as equal.
+      image_shape: height, width and channels of the images. A `ResNet` takes any.
+
+    Example:
+      >>> from resnet_cifar import ResNet, make_optimizer
+      >>> state = create_train_state(jax.random.key(0), ResNet(depth=8), make_optimizer(0.1))
+      >>> int(state.step), state.params["head"]["kernel"].shape
+      (0, (64, 10))
     """
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = model.lazy_init(
-        key, images, train=False
-    )  # Draws the parameters, computes no activations.
+    variables = initialize(model, key, image_shape)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -65,20 +86,73 @@ def create_train_state(
         opt_state=tx.init(params),
         apply_fn=model.apply,
         tx=tx,
-        loss_fn=loss_fn,
+        loss_fn=comparable(loss_fn),
     )
+
+
+def initialize(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, ...]) -> Any:
+    """Return `model.init(key, zeros, train=False)`, evaluating only what the variables depend on.
+
+    `jax.jit` of `init` would do so too, but compiles for minutes for a deep network.
+    """
+
+    def init(key):
+        return model.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+
+    traced, shapes = jax.make_jaxpr(init, return_shape=True)(key)
+    needed, equations = {v for v in traced.jaxpr.outvars if not isinstance(v, Literal)}, []
+    for equation in reversed(traced.jaxpr.eqns):
+        if not needed.isdisjoint(equation.outvars):
+            equations.append(equation)
+            needed |= {v for v in equation.invars if not isinstance(v, Literal)}
+    jaxpr = traced.jaxpr.replace(eqns=equations[::-1])
+    leaves = jaxpr_as_fun(ClosedJaxpr(jaxpr, traced.consts))(key)
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparablePartial:
+    """A `functools.partial` that equals another of the same function and arguments."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    keywords: tuple[tuple[str, Any], ...]
+
+    def __call__(self, *args):
+        return self.function(*self.args, *args, **dict(self.keywords))
+
+
+def comparable(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a partial comparable, unless its arguments, such as arrays, can't be hashed."""
+    if not isinstance(function, functools.partial):
+        return function
+    keywords = tuple(sorted(function.keywords.items()))
+    result = ComparablePartial(function.func, function.args, keywords)
+    try:
+        hash(result)
+    except TypeError:
+        return function
+    return result
 
 
 @jax.jit(donate_argnums=0)
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """Update the state on one batch.
+    """Update the state on one batch: `params -= tx(grad(mean(loss_fn(logits, labels))))`.
 
-    The state is donated: its buffers are reused, and the argument must not be read afterwards. Under a sharded batch
-    BatchNorm and the loss see the whole of it. Every row counts: padding (label -1) is for `eval_step` alone.
+    The state is donated: its buffers are reused, and it must not be read afterwards. If the batch
+    is split over devices, BatchNorm and the loss see all of it. Labels of -1 are not allowed.
 
     Returns:
-      The next state, and of the batch, before the update: the sums `loss_sum`, `correct` and `count`, and `grad_norm`,
-      the L2 norm of the gradient of the mean loss.
+      The next state, and float32 scalars of the batch before the update: the sums `loss_sum`,
+      `correct` and `count`, and `grad_norm`, the L2 norm of the gradient of the mean loss.
+
+    Example:
+      >>> from resnet_cifar import ResNet, make_optimizer
+      >>> state = create_train_state(jax.random.key(0), ResNet(depth=8), make_optimizer(0.1))
+      >>> batch = {"image": jnp.zeros((4, 32, 32, 3)), "label": jnp.arange(4)}
+      >>> state, metrics = train_step(state, batch)
+      >>> int(state.step), float(metrics["count"])
+      (1, 4.0)
     """
 
     def mean_loss(params):
@@ -111,23 +185,33 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
 
 @jax.jit
 def eval_step(state: TrainState, batch: Batch) -> Metrics:
-    """Return the sums `loss_sum`, `correct`, `correct_top5` and `count` over the rows whose label is not -1."""
-    logits = state.apply_fn(
-        {"params": state.params, "batch_stats": state.batch_stats}, batch["image"], train=False
-    )
-    real = (batch["label"] >= 0).astype(jnp.float32)
+    """Return float32 sums over the rows whose label is not -1.
+
+    They are `loss_sum`, `correct`, `correct_top5` and `count`. `loss_sum` is NaN if a parameter or
+    a running statistic is.
+    """
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    logits = state.apply_fn(variables, batch["image"], train=False)
+    real = batch["label"] >= 0
     losses = state.loss_fn(logits, jnp.maximum(batch["label"], 0))
+    hits = {"correct": top_k_hits(logits, batch["label"], 1)}
+    hits["correct_top5"] = top_k_hits(logits, batch["label"], 5)
+    # XLA's CPU compiler drops NaN where it fuses a ReLU with a mean: max(NaN, 0) becomes 0.
+    lost = any_nan(variables)
     return {
-        "loss_sum": (losses * real).sum(),
-        "correct": (top_k_hits(logits, batch["label"], 1) * real).sum(),
-        "correct_top5": (top_k_hits(logits, batch["label"], 5) * real).sum(),
-        "count": real.sum(),
+        "loss_sum": jnp.where(lost, jnp.nan, jnp.where(real, losses, 0.0).sum()),
+        **{name: jnp.where(real, hit, 0.0).sum() for name, hit in hits.items()},
+        "count": real.astype(jnp.float32).sum(),
     }
+
+
+def any_nan(tree: PyTree) -> Array:
+    return jnp.array([jnp.isnan(leaf).any() for leaf in jax.tree.leaves(tree)], bool).any()
 
 
 def top_k_hits(
     logits: Float[Array, "b classes"], labels: Int[Array, " b"], k: int
 ) -> Float[Array, " b"]:
-    """Return 1 where the label is among the k highest logits, else 0."""
+    """Return 1.0 where the label is among the k highest logits, else 0.0."""
     _, classes = jax.lax.top_k(logits, min(k, logits.shape[1]))
     return (classes == labels[:, None]).any(axis=1).astype(jnp.float32)

@@ -1,7 +1,7 @@
-"""Images made on the spot: a textured shape on a shaded background, of CIFAR's size and about its statistics.
+"""Synthetic images: a textured shape on a shaded background, with CIFAR's size and statistics.
 
-The class is a pair of shape and texture. Place, size, colours, phase of the texture, shading and noise are drawn for
-each image, so that neither colour nor any single pixel gives the class away.
+The class is a pair of shape and texture. Position, size, colours, texture phase, shading and noise
+are random for each image, so neither colour nor any single pixel gives the class away.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 SIDE = 32
 SIZES = {"train": 10_000, "test": 2_000}
 
-# Each is its own mirror image, as training flips. Coordinates: the shape reaches from -1 to 1, y downwards.
+# Each is symmetric, as training flips. Coordinates run from -1 to 1 over the shape, y downwards.
 SHAPES = {
     "disk": lambda y, x: y**2 + x**2 < 1,
     "square": lambda y, x: np.maximum(abs(y), abs(x)) < 0.9,
@@ -22,7 +22,7 @@ SHAPES = {
     "saltire": lambda y, x: (abs(abs(y) - abs(x)) < 0.4) & (np.maximum(abs(y), abs(x)) < 1),
     "frame": lambda y, x: (np.maximum(abs(y), abs(x)) < 0.95) & (np.maximum(abs(y), abs(x)) > 0.5),
 }
-# Coordinates in pixels, moved by the phase: where the brighter of the shape's two colours goes.
+# Where the brighter of two colours goes. Coordinates are in pixels, shifted by the phase.
 TEXTURES = {
     "rows": lambda y, x: y % 6 < 3,
     "columns": lambda y, x: x % 6 < 3,
@@ -50,7 +50,10 @@ def class_names(num_classes: int) -> list[str]:
 
 
 def make_images(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (uint8 [n, 32, 32, 3], uint8 [n]), with as many images of each class; a function of its arguments."""
+    """Return (uint8 [n, 32, 32, 3], uint8 [n]) with equally many images of each class.
+
+    Nothing but the arguments determines them. `split` is "train" or "test".
+    """
     n = SIZES[split]
     rng = np.random.default_rng([seed, num_classes, list(SIZES).index(split)])
     labels = rng.permutation(np.arange(n) % num_classes).astype(np.uint8)
@@ -69,7 +72,7 @@ def make_images(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np
     phase_y, phase_x = uniform(0, 12, 2)
     bright = evaluate([TEXTURES[name] for name in textures], texture, y + phase_y, x + phase_x)
 
-    # Two colours of the shape and one of the background, no two of them alike in brightness.
+    # Two colours of the shape and one of the background, each of another brightness.
     levels = rng.permuted(np.tile(np.array([0.22, 0.48, 0.74], np.float32), (n, 1)), axis=1)
     colours = levels[:, :, None] + rng.normal(0, 0.1, (n, 3, 3)).astype(np.float32)
     one, other, back = (colours[:, i, None, None, :] for i in range(3))
@@ -81,7 +84,7 @@ def make_images(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np
 
 
 def evaluate(functions, index: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Evaluate for each image the one function that its index names; returns bool [n, 32, 32]."""
+    """Evaluate `functions[index[i]]` for each image i; returns bool [n, 32, 32]."""
     y, x = np.broadcast_arrays(y, x)
     result = np.empty(y.shape, bool)
     for i, function in enumerate(functions):
