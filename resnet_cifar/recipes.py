@@ -19,7 +19,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         num_epochs=182.336,
         decay_epochs=(91.168, 136.752),
     ),
-    # After chenyaofo/pytorch-cifar-models, the best public weights that we know of. Nesterov, weight
+    # After chenyaofo/pytorch-cifar-models, the best public weights we know of. Nesterov, weight
     # decay, cosine and 200 epochs are theirs. The learning rate is 0.1 per 128 images (theirs is
     # per 256). The warm-up helps ResNet110.
     "strong": dict(

@@ -314,15 +314,15 @@ def check_reachable(name: str, root: Path, url: str) -> None:
         return
     if problem := probe(url):
         raise UserError(
-            f"{name} is not prepared in {root / name}, its archive is not in {downloads}, and {url} "
-            f"can't be reached ({problem}). Fetch that file elsewhere (sha256 "
-            f"{ARCHIVES[name].sha256}) and put it at {manual}, or give the folder of your TFDS data "
-            "with --config.data_dir or TFDS_DATA_DIR. configs/quickstart.py needs no data"
+            f"{name} is not prepared in {root / name}, its archive is not in {downloads}, and "
+            f"{url} can't be reached ({problem}). Fetch that file elsewhere (sha256 "
+            f"{ARCHIVES[name].sha256}) and put it at {manual}, or give the folder of your TFDS "
+            "data with --config.data_dir or TFDS_DATA_DIR. configs/quickstart.py needs no data"
         )
 
 
 def probe(url: str) -> str:
-    """Request the headers of a URL within `PROBE_SECONDS`; return the problem, or an empty string."""
+    """Request the headers of a URL within `PROBE_SECONDS`; return the problem, or ""."""
     problems = [f"no answer within {PROBE_SECONDS} s"]
 
     def ask():
