@@ -1,15 +1,16 @@
-"""What a network costs by arithmetic, and what devices can do: the roofline that measurements are set beside.
+"""The cost of a network by arithmetic, and the roofline of a device.
 
-Per image and in training: multiply-adds of the three products of every convolution, and bytes that must pass the
-device's memory if convolutions are opaque kernels and everything between them is fused perfectly, with bfloat16
-activations and every access going to memory.
+Per image, in training: the multiply-adds of the three products of every convolution, and the bytes
+that pass the device's memory if convolutions are opaque kernels, everything between two of them is
+fused perfectly, activations are bfloat16, and no access hits a cache. A program that fuses a
+convolution with its neighbors, or keeps activations in a cache, moves less.
 """
 
 from typing import NamedTuple
 
 
 class Convolution(NamedTuple):
-    """A 3x3 convolution of the family, by what distinguishes it."""
+    """The shape of a 3x3 convolution."""
 
     size: int  # Height and width of the input.
     c: int  # Channels of the input.
@@ -18,7 +19,7 @@ class Convolution(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Return the floating-point operations of one product (forward, or either gradient) for one image."""
+        """Return the FLOPs of one product (forward or either gradient) for one image."""
         return 2 * 9 * self.c * self.outputs
 
     @property
@@ -33,7 +34,7 @@ class Convolution(NamedTuple):
 
 
 class Device(NamedTuple):
-    """What a device sustains, in bytes/s and in bfloat16 FLOP/s, and who says so."""
+    """Sustained bytes/s and bfloat16 FLOP/s of a device, with their source."""
 
     bandwidth: float
     flops: float
@@ -44,7 +45,7 @@ DEVICES = {
     "NVIDIA H200": Device(
         4.3e12,
         790e12,
-        "what large copies and matrix products reach; 4.8 TB/s and 990 TFLOP/s by the datasheet",
+        "reached by large copies and matrix products; datasheet: 4.8 TB/s, 990 TFLOP/s",
     ),
     "NVIDIA H100 80GB HBM3": Device(3.35e12, 990e12, "datasheet"),
     "NVIDIA A100-SXM4-80GB": Device(2.0e12, 312e12, "datasheet"),
@@ -53,7 +54,7 @@ DEVICES = {
 
 
 def convolutions(depth: int) -> list[tuple[Convolution, bool]]:
-    """Return the convolutions of a network, each with whether a shortcut is added after it."""
+    """Return the convolutions of a network, and whether a shortcut is added after each."""
     layers = [(Convolution(32, 3, 16), False)]
     for stage in range(3):
         size, c = 32 >> stage, 16 << stage
@@ -67,7 +68,7 @@ def convolutions(depth: int) -> list[tuple[Convolution, bool]]:
 
 
 def training_flops(depth: int) -> int:
-    """Return the FLOPs of training on one image; the images need no gradient."""
+    """Return the FLOPs of training on one image, without the gradient of the image."""
     head = 3 * 2 * 64 * 10
     return (
         sum(3 * layer.flops for layer, _ in convolutions(depth))
@@ -79,22 +80,25 @@ def training_flops(depth: int) -> int:
 def training_bytes(depth: int) -> int:
     """Return the bytes that training on one image moves.
 
-    For a convolution of x to y: forward it reads x and writes y, the statistics read y, the normalization reads y and
-    writes its result; backward, the statistics read y and its gradient, the normalization reads both and writes one,
-    and each of the two products reads or writes an x and a y. Where a shortcut is added, forward reads it; backward
-    reads the sign of the sum twice and writes the shortcut's gradient, and the gradient that comes in is a sum of two,
-    read twice.
+    For a convolution of x to y, forward: the convolution reads x and writes y, the statistics read
+    y, the normalization reads y and writes its result. Backward: the statistics read y and its
+    gradient, the normalization reads both and writes one, and each of the two products reads or
+    writes an x and a y.
+
+    An added shortcut costs four more: forward reads it; the backward statistics read the sum for
+    its sign, read a gradient that is a sum of two, and write the shortcut's gradient, which the
+    normalization then reads in place of the incoming one.
     """
     stem = convolutions(depth)[0][0]
-    elements = -stem.inputs - stem.outputs  # The images need no gradient.
+    elements = -stem.inputs - stem.outputs  # No gradient of the image.
     for layer, adds in convolutions(depth):
         x, y = layer.inputs, layer.outputs
-        elements += (x + y) + y + 2 * y + 2 * y + 3 * y + 2 * (x + y) + 6 * y * adds
+        elements += (x + y) + y + 2 * y + 2 * y + 3 * y + 2 * (x + y) + 4 * y * adds
     return 2 * elements
 
 
 def roofline(depth: int, device: str) -> float | None:
-    """Return the images per second that a device's memory and arithmetic allow; None for a device not in `DEVICES`."""
+    """Return the images/s that memory and arithmetic allow; None if the device is unknown."""
     if device not in DEVICES:
         return None
     limits = DEVICES[device]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from benchmarks.gpu_program_table import program_table
 from resnet_cifar.report.pages import fill, markdown_table, wrap
 
 ROOT = Path(__file__).parents[1]
@@ -13,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 FILES = {
     "cpu": (["throughput_cpu_hugepages"], ["torch_cpu"], "convolutions_cpu", "torch_cpu"),
     "gpu": (
-        ["gpu/throughput_56", "gpu/throughput"],
-        ["gpu/torch_56", "gpu/torch_usual"],
+        [f"gpu/{name}_{depth}" for depth in (20, 56, 110) for name in ("plain", "bare", "whole")],
+        ["gpu/torch_bare_56", "gpu/torch_best_56", "gpu/torch_usual"],
         "gpu/convolutions",
         "gpu/torch_convolutions",
     ),
@@ -59,7 +60,9 @@ def main() -> None:
 def sections() -> dict[str, list[str]]:
     """Return the marked sections of the page."""
     places = {place: place_section(place) for place in FILES}
-    return {**places, "variants": conditions_table(), "startup": startup()}
+    programs = program_table(load("gpu_program"))
+    conditions = {"variants": conditions_table(), "startup": startup()}
+    return {**places, **conditions, "gpu_program": programs}
 
 
 def conditions_table() -> list[str]:
