@@ -1,7 +1,8 @@
-"""The two layers of the networks, each with a gradient written by hand where the derived one is slow.
+"""The two layers of the networks, each with a hand-written gradient where the derived one is slow.
 
-`benchmarks/NOTES.md` has what each is worth. The gradients are those of the plain forms, up to rounding; both can be
-differentiated again in reverse, or forward over reverse (Hessian-vector products), but not by forward mode alone.
+The gradients equal those of the plain forms up to rounding. They can be differentiated again in
+reverse, or forward over reverse (Hessian-vector products), but not in forward mode alone.
+`benchmarks/NOTES.md` lists what each is worth.
 """
 
 from functools import partial
@@ -13,16 +14,16 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-# He et al. 2015 (arXiv:1502.01852): a plain normal of variance 2 / fan_in. `nn.initializers.he_normal` truncates.
+# He et al. 2015 (arXiv:1502.01852): normal, variance 2 / fan_in. flax's `he_normal` truncates.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 EPSILON = 1e-5
-MOMENTUM = 0.9  # Of the running statistics; flax's own default is 0.99.
+MOMENTUM = 0.9  # Decay of the running statistics; flax's default is 0.99.
 PIXELS_AT_ONCE = (
     4096  # What a chunk of `kernel_gradient` makes out of them stays in a CPU's caches.
 )
 
-Images = Float[Array, "b h w c"]
+Activations = Float[Array, "b h w c"]
 Kernel = Float[Array, "k k c c2"]
 Channels = Float[Array, " c"]
 
@@ -39,14 +40,16 @@ class Conv(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Images) -> Float[Array, "b h2 w2 c2"]:
+    def __call__(self, x: Activations) -> Float[Array, "b h2 w2 c2"]:
         size = self.kernel_size
-        kernel = self.param("kernel", he_normal, (size, size, x.shape[-1], self.filters))
+        kernel = self.param(
+            "kernel", he_normal, (size, size, x.shape[-1], self.filters), jnp.float32
+        )
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
 
 
-def plain_convolve(x: Images, kernel: Kernel, stride: int) -> Float[Array, "b h2 w2 c2"]:
-    """Convolve images with a kernel of odd size, padded by half of it; with the derived gradient."""
+def plain_convolve(x: Activations, kernel: Kernel, stride: int) -> Float[Array, "b h2 w2 c2"]:
+    """Convolve with a kernel of odd size, padded by half of it; has the derived gradient."""
     pad = kernel.shape[0] // 2
     return nhwc_convolution(x, kernel, (stride, stride), ((pad, pad), (pad, pad)))
 
@@ -69,9 +72,10 @@ def _convolve_backward(stride, saved, dy):
 
 
 def _convolve_backward_cpu(stride, x, kernel, dy):
-    """Return both gradients in forms that XLA's CPU backend is fast at, in a `lax.scan` too.
+    """Return both gradients in forms that XLA's CPU backend is fast at.
 
-    The derived ones fall back to a naive loop inside of a scan, and outside that of the kernel takes most of a step.
+    It runs the derived ones as a naive loop inside a `lax.scan`; outside, the kernel's gradient
+    takes most of a step.
     """
     size, pad = kernel.shape[0], kernel.shape[0] // 2
     below = size - 1 - pad
@@ -85,18 +89,19 @@ def _convolve_backward_cpu(stride, x, kernel, dy):
         [(below, end) for end in above],
         lhs_dilation=(stride, stride),
     )
-    # Without the barrier XLA computes x a second time, in the shape of the chunks.
+    # Without the barrier XLA recomputes x in the shape of the chunks.
     return dx, kernel_gradient(lax.optimization_barrier(x), dy, size, stride).astype(kernel.dtype)
 
 
 def kernel_gradient(
-    x: Images, dy: Float[Array, "b h2 w2 c2"], size: int, stride: int
+    x: Activations, dy: Float[Array, "b h2 w2 c2"], size: int, stride: int
 ) -> Float[Array, "k k c c2"]:
-    """Return the gradient of the kernel, in float32 or float64, as one matrix product of all pixels.
+    """Return the gradient of the kernel, in float32 or float64, as one matrix product over pixels.
 
-    To each pixel (row of x, column of dy) belong the `size` pixels of x that meet in that column and the `size` pixels
-    of dy that meet in that row: [pixels, size * c] and [pixels, size * c2], whose product has an entry for every entry
-    of the kernel. A chunk of images at a time is multiplied, while it is in the cache.
+    Each pixel is a row of x and a column of dy. The left matrix has, for each pixel, the `size`
+    pixels of x that meet in its column: [pixels, size * c]. The right one has the `size` pixels of
+    dy that meet in its row: [pixels, size * c2]. Their product has one entry for each entry of the
+    kernel. The product is summed over chunks of images that fit in the cache.
     """
     (batch, h, _, c), (_, h2, w2, c2), pad = x.shape, dy.shape, size // 2
     wide = wide_dtype(x)
@@ -113,7 +118,7 @@ def kernel_gradient(
         return jnp.matmul(left.T, right, preferred_element_type=wide)
 
     chunk = max(n for n in range(1, max(1, PIXELS_AT_ONCE // (h * w2)) + 1) if batch % n == 0)
-    # Every so many images, not so many in a row: a batch that is split among that many devices stays where it is.
+    # A chunk takes every n-th image: a batch that is split among devices stays where it is.
     chunks = [a.reshape(chunk, batch // chunk, *a.shape[1:]) for a in (x, dy)]
 
     def add(i, total):
@@ -127,17 +132,19 @@ convolve.defvjp(_convolve_forward, _convolve_backward)
 
 
 class BatchNormRelu(nn.Module):
-    """`relu(batch_norm(x) + shortcut)`, with the parameters and the statistics of `nn.BatchNorm`."""
+    """`relu(batch_norm(x) + shortcut)`, with the parameters and statistics of `nn.BatchNorm`."""
 
     scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: Images, shortcut: Images | None = None, *, train: bool) -> Images:
+    def __call__(
+        self, x: Activations, shortcut: Activations | None = None, *, train: bool
+    ) -> Activations:
         channels = (x.shape[-1],)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
-        var = self.variable("batch_stats", "var", jnp.ones, channels)
-        scale = self.param("scale", self.scale_init, channels)
-        bias = self.param("bias", nn.initializers.zeros, channels)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+        scale = self.param("scale", self.scale_init, channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
         if not train:
             return scale_add_relu(
                 x, mean.value, scale * lax.rsqrt(var.value + EPSILON), bias, shortcut
@@ -151,15 +158,15 @@ class BatchNormRelu(nn.Module):
 
 @jax.custom_vjp
 def batch_norm_relu(
-    x: Images, scale: Channels, bias: Channels, shortcut: Images | None
-) -> tuple[Images, Channels, Channels]:
-    """Normalize by the statistics of the batch, add the shortcut and cut off what is negative.
+    x: Activations, scale: Channels, bias: Channels, shortcut: Activations | None
+) -> tuple[Activations, Channels, Channels]:
+    """Normalize by the statistics of the batch, add the shortcut, and apply ReLU.
 
-    Forward and backward are one reduction and one element-wise pass each. Of the activations, x is kept, and with a
-    shortcut the result too: both are the convolutions' anyhow, which have made the one and keep the other.
+    Forward and backward are one reduction and one element-wise pass each. The residuals are x and,
+    with a shortcut, the result; both are already residuals of the neighboring convolutions.
 
     Returns:
-      The result, and the mean and the (biased) variance of each channel, which are constants to the gradient.
+      The result, and the mean and the (biased) variance of each channel, constants to the gradient.
     """
     return _batch_norm_relu_forward(x, scale, bias, shortcut)[0]
 
@@ -216,22 +223,25 @@ batch_norm_relu.defvjp(_batch_norm_relu_forward, _batch_norm_relu_backward)
 
 
 def scale_add_relu(
-    x: Images, mean: Channels, factor: Channels, bias: Channels, shortcut: Images | None
-) -> Images:
-    """Return `relu((x - mean) * factor + bias + shortcut)`, computed in float32 at least."""
+    x: Activations, mean: Channels, factor: Channels, bias: Channels, shortcut: Activations | None
+) -> Activations:
+    """Return `relu((x - mean) * factor + bias + shortcut)`, computed in float32 at least.
+
+    NaN stays NaN; XLA's CPU backend may drop it from a maximum.
+    """
     y = (widen(x) - along(mean)) * along(factor) + along(bias)
     if shortcut is not None:
         y = y + widen(shortcut)
     # Without the barrier XLA also stores y in float32, for the next shortcut.
-    return lax.optimization_barrier(jnp.maximum(y, 0.0).astype(x.dtype))
+    return lax.optimization_barrier(jnp.where(y <= 0, jnp.zeros((), y.dtype), y).astype(x.dtype))
 
 
-def widen(x: Images) -> Images:
+def widen(x: Activations) -> Activations:
     """Return x in float32, or in float64 if it is."""
     return x.astype(wide_dtype(x))
 
 
-def wide_dtype(x: Images) -> jnp.dtype:
+def wide_dtype(x: Activations) -> jnp.dtype:
     """Return the dtype in which to sum over x."""
     return jnp.dtype("float64" if x.dtype == jnp.float64 else "float32")
 

@@ -1,4 +1,4 @@
-"""The CIFAR ResNet family of He et al. 2015 (arXiv:1512.03385, section 4.2) as flax.linen modules."""
+"""The CIFAR ResNets of He et al. 2015 (arXiv:1512.03385, section 4.2) as flax.linen modules."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from resnet_cifar.layers import EPSILON, MOMENTUM, BatchNormRelu, Conv, he_norma
 
 
 def uniform_scale(key, shape, dtype=jnp.float32) -> Array:
-    """Draw a BatchNorm scale from U[0, 1), as the card's 93.1 % run did (Composer's `bn_uniform`)."""
+    """Initialize BatchNorm scales from U[0, 1), as the card's run did (Composer's `bn_uniform`)."""
     return nn.initializers.uniform(1.0)(key, shape, dtype)
 
 
@@ -54,7 +54,10 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A ResNet for 32x32 images: a stem, three stages of n blocks with 1, 2 and 4 times `width` filters, a linear head.
+    """A ResNet for 32x32 images: a stem, three stages of n blocks, and a linear head.
+
+    The stages have 1, 2 and 4 times `width` filters. `model.apply(variables, images, train=False)`
+    returns the logits, [b, classes] in float32, of normalized images [b, h, w, c].
 
     Attributes:
       depth: 6n + 2 layers with n >= 1: 8, 14, 20, 32, 44, 56, 110, 1202, ...
@@ -83,7 +86,7 @@ class ResNet(nn.Module):
     def __call__(
         self, images: Float[Array, "b h w c"], *, train: bool
     ) -> Float[Array, "b classes"]:
-        """Return the logits (float32) of normalized images; with `train`, update the `batch_stats` collection."""
+        """Return the float32 logits of normalized images; `train` updates `batch_stats`."""
         x = Conv(self.width, dtype=self.dtype, name="stem_conv")(images)
         x = BatchNormRelu(scale_init=self.scale_init, name="stem_bn")(x, train=train)
         for stage in range(3):
@@ -101,7 +104,7 @@ class ResNet(nn.Module):
 
 
 def depth_problem(depth: int) -> str:
-    """Say in one sentence what is wrong with a depth, naming the nearest legal ones; empty if nothing is."""
+    """Say what is wrong with a depth, and the nearest legal ones; empty if nothing is."""
     if depth >= 8 and depth % 6 == 2:
         return ""
     below = max(8, depth - (depth - 2) % 6)

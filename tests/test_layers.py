@@ -11,7 +11,13 @@ import pytest
 
 from benchmarks.plain import PlainResNet
 from resnet_cifar import ResNet
-from resnet_cifar.layers import BatchNormRelu, batch_norm_relu, convolve, plain_convolve
+from resnet_cifar.layers import (
+    BatchNormRelu,
+    batch_norm_relu,
+    convolve,
+    plain_convolve,
+    scale_add_relu,
+)
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}  # Of the largest entry; bfloat16 has 8 bits.
@@ -149,7 +155,7 @@ def test_batch_norm_relu(with_shortcut, dtype):
     assert y.dtype == dtype
     assert_close(y.astype("float32"), expected, dtype)
     assert_close(updates, plain_updates)
-    # Where an output is so near 0 that bfloat16 rounds it there, either gradient is right; dy is exact in both.
+    # Where bfloat16 rounds an output to 0, either gradient is right; dy is exact in both.
     assert_close(grads(dy), plain_grads(dy.astype("float32")), dtype)
 
 
@@ -201,3 +207,13 @@ def test_the_network_is_the_plain_one():
         )
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3 * abs(b).max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_nan_stays_nan(dtype):
+    """XLA's CPU backend drops NaN from a ReLU that it fuses with a mean."""
+    nan, one, zero = jnp.full((2, 4, 4, 8), jnp.nan, dtype), jnp.ones(8), jnp.zeros(8)
+    score = jax.jit(lambda x: scale_add_relu(x, zero, one, zero, None).mean((1, 2)))
+    assert jnp.isnan(score(nan)).all()
+    train = jax.jit(lambda x: batch_norm_relu(x, one, zero, None)[0].mean((1, 2)))
+    assert jnp.isnan(train(nan)).all()

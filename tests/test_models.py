@@ -9,7 +9,8 @@ import pytest
 
 from resnet_cifar.models import ResidualBlock, ResNet, he_normal, pad_channels, uniform_scale
 
-# Closed form, and He et al. 2015, table 6; shortcut B adds two 1x1 convolutions with BatchNorm, a class 65 parameters.
+# Closed form, and He et al. 2015, table 6. Shortcut B adds two 1x1 convolutions with BatchNorm, a
+# class 65 parameters.
 PARAMETERS = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962, 1202: 19_421_274}
 SHORTCUT_B = (16 * 32 + 2 * 32) + (32 * 64 + 2 * 64)
 IMAGES = jnp.zeros((1, 32, 32, 3))
@@ -76,7 +77,7 @@ def test_convolutions_pad_one_pixel_on_each_side_at_stride_two():
 
 @pytest.mark.parametrize("shortcut", "AB")
 def test_a_block_is_the_equation_of_the_paper(shortcut):
-    """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)), with BatchNorm at its initial statistics."""
+    """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)), at the initial statistics."""
     block = ResidualBlock(filters=32, stride=2, shortcut=shortcut, scale_init=uniform_scale)
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 16))
     variables = block.init(jax.random.key(1), x, train=False)
