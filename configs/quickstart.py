@@ -1,4 +1,4 @@
-"""ResNet8 on images made on the spot: nothing to download, about a minute on two cores, 99 % of the test images.
+"""ResNet8 on synthetic images: no download, about a minute on two cores, 99 % test accuracy.
 
 python main.py --config=configs/quickstart.py
 """

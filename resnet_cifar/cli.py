@@ -1,70 +1,166 @@
-"""What the commands have in common: they end with a sentence and a status, never with a traceback."""
+"""What commands share: they end with a sentence and a status, and leave the process as it was."""
 
+import atexit
 import contextlib
-import dataclasses
-import re
+import importlib
+import os
+import platform
+import signal
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import jax
 from absl import flags, logging
 
-from resnet_cifar.config import Config, unknown
+from resnet_cifar.config_flags import help_lines
 from resnet_cifar.errors import UserError
-from resnet_cifar.stop import Stop, Stopped
+from resnet_cifar.stop import SIGNALS, Stop, Stopped
+from resnet_cifar.streams import safe_streams
+
+HELP = {"help", "h", "helpshort", "helpfull"}
+
+
+def run(name: str, argv: Sequence[str]) -> None:
+    """Run the command of a module.
+
+    The module has a docstring that is its help, `define_flags(values)`, `main(values, arguments,
+    stop)`, and `HIDDEN`, the fields of the config that its arguments can't override, None for all.
+
+    Args:
+      name: of the module.
+      argv: the program's name and its flags.
+
+    Raises:
+      SystemExit: the command failed, with a sentence, or was stopped.
+    """
+    alone = not hasattr(sys, "ps1")  # Set at a prompt: IPython's %run, or a notebook.
+    if alone:
+        atexit.register(end_quietly)
+    stop = Stop(exits=alone)
+    with safe_streams(), quiet_libraries(), sentences(stop):
+        check_system()
+        with stop:
+            run_module(name, argv, stop)
+
+
+def run_module(name: str, argv: Sequence[str], stop: Stop) -> None:
+    """Print the help of a module's command, or run it."""
+    command = importlib.import_module(name)
+    values = flags.FlagValues()
+    command.define_flags(values)
+    if any(argument.lstrip("-") in HELP for argument in argv[1:]):
+        print("\n".join([(command.__doc__ or "").strip(), "", *help_lines(values, command.HIDDEN)]))
+        return
+    command.main(values, parse(values, argv), stop)
+
+
+def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
+    """Parse a command's own flags, and those of any --flagfile; return the other arguments."""
+    values.set_gnu_getopt(True)  # Own flags may follow others.
+    try:
+        return values(values.read_flags_from_files(argv), known_only=True)[1:]
+    except (flags.Error, ValueError) as error:
+        raise UserError(str(error)) from error
 
 
 @contextlib.contextmanager
-def command(stop: Stop) -> Iterator[None]:
-    """Exit with 1 and the sentence of a `UserError`, or as a shell expects after the signal that asked to stop."""
-    logging.set_verbosity(logging.WARNING)  # The libraries' news is not the user's,
-    logging.get_absl_logger().setLevel(
-        "CRITICAL"
-    )  # and of what fails in orbax and TFDS we make a sentence.
-    sys.unraisablehook = drop_closed_loops
+def sentences(stop: Stop) -> Iterator[None]:
+    """Exit with 1 and a sentence after a user's error, or as a shell expects after a signal."""
     try:
         yield
-    except UserError as error:
-        sys.exit(f"error: {error}")
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(128 + (stop.signal or 0))  # 143 after SIGTERM, 130 after SIGINT.
-    finally:
-        stop.ignore()
+    except Exception as error:
+        if sentence := explain(error):
+            sys.exit(f"error: {sentence}")
+        raise
 
 
-def parse_flags(argv: list[str], prepare: Callable[[list[str]], None]) -> list[str]:
-    """Parse the command line; a mistake in it, or in a config file, ends the program with one sentence.
-
-    Args:
-      argv: the command line.
-      prepare: called with it before, to define flags or to raise a `UserError`.
-    """
-    try:
-        prepare(argv)
-        rest = flags.FLAGS(argv)
-        if len(rest) > 1:
-            raise UserError(
-                f"unexpected argument {rest[1]!r}: flags begin with --, as in --config.seed=1"
-            )
-    except (UserError, flags.Error) as error:
-        # A long message is one of ml_collections with the traceback of a config file: its last line says it.
-        sys.exit(f"error: {str(error).strip().splitlines()[-1]}")
-    except Exception as error:  # A config file is a program, and anything can be wrong with it.
-        sys.exit(
-            f"error: the config can't be loaded: {type(error).__name__}: {str(error).strip().splitlines()[-1]}"
+def explain(error: Exception) -> str:
+    """Return the sentence for an error that a user can fix, "" for any other."""
+    text = str(error).strip().partition("\n")[0]
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "out of memory" in text:
+        return (
+            "the run does not fit into memory: lower --config.batch_size, --config.width or "
+            f"--config.depth ({text or type(error).__name__})"
         )
-    return rest
+    if "Unable to initialize backend" in text:
+        return f"{text}: set JAX_PLATFORMS to a device of this machine, such as cpu"
+    if "determine home directory" in text:
+        return "the home folder can't be found: set HOME, or give paths without ~"
+    return ""
 
 
-def check_fields(argv: list[str]) -> None:
-    """Raise a UserError for a field of the config that there is not, of which ml_collections makes a traceback."""
-    names = [field.name for field in dataclasses.fields(Config)]
-    for argument in argv:
-        if (field := re.match(r"--?(?:no)?config\.([^=]*)", argument)) and field[1] not in names:
-            raise UserError(unknown(f"config.{field[1]}", field[1], names))
+def check_system() -> None:
+    """Raise a UserError where runs can't work at all."""
+    try:
+        importlib.import_module("fcntl")
+    except ImportError:
+        raise UserError(
+            f"runs need Linux or macOS to lock their folders, and this is {platform.system()}: "
+            "on Windows, use WSL"
+        ) from None
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        raise UserError(
+            "JAX_DISABLE_JIT is set, but a run consists of compiled programs: unset it; to debug a "
+            "step, call train_step by itself"
+        )
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence library logs; failures become UserErrors."""
+    logger = logging.get_absl_logger()
+    level, hook = logger.level, sys.unraisablehook
+    logger.setLevel("CRITICAL")
+    sys.unraisablehook = drop_closed_loops
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
+        try:
+            yield
+        finally:
+            sys.unraisablehook = hook
+            logger.setLevel(level)
 
 
 def drop_closed_loops(unraisable) -> None:
-    """Leave out what tensorstore's threads print, in pages, once orbax has given up a save or a restore."""
+    """Drop the pages that tensorstore's threads print once orbax has given up a checkpoint."""
     if str(unraisable.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(unraisable)
+
+
+def end_quietly() -> None:
+    """While Python exits, the status is decided: a signal must not change it."""
+    sys.unraisablehook = drop_closed_loops
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def enable_compile_cache() -> None:
+    """Let JAX keep compiled programs between starts; a user's own settings of its cache hold.
+
+    By default in ~/.cache/resnet_cifar, in a folder for each host, as XLA's CPU programs are made
+    for one processor. A folder that can't be used costs the time to compile.
+    """
+    settings: dict[str, int | str] = {
+        "jax_persistent_cache_min_compile_time_secs": 0,  # Initialization has many small programs.
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        try:
+            cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            folder = Path(cache, "resnet_cifar", platform.node())
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except (OSError, RuntimeError):
+            return
+        settings["jax_compilation_cache_dir"] = str(folder)
+    for name, value in settings.items():
+        if name.upper() not in os.environ:
+            jax.config.update(name, value)

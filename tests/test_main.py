@@ -1,4 +1,4 @@
-"""The command line, in processes of its own: the way from command to result, and every mistake a newcomer makes."""
+"""`main.py` in processes of its own: from command to result, and a newcomer's mistakes."""
 
 import contextlib
 import fcntl
@@ -32,12 +32,12 @@ def main(*arguments, **environment):
         capture_output=True,
         text=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
-        timeout=120,
+        timeout=300,
         check=False,
     )
 
 
-def test_from_the_command_to_the_result_and_again(tmp_path):
+def test_from_command_to_result_and_again(tmp_path):
     first = main(*QUICK, f"--workdir={tmp_path}")
     assert first.returncode == 0, first.stderr
     assert re.search(r"model +ResNet8, shortcut A, 75,290 parameters, float32", first.stdout)
@@ -45,7 +45,7 @@ def test_from_the_command_to_the_result_and_again(tmp_path):
     assert "Traceback" not in first.stderr and "\r" not in first.stdout + first.stderr
     assert json.loads((tmp_path / "summary.json").read_text())["config"]["num_epochs"] == 2
     again = main(*QUICK, f"--workdir={tmp_path}")
-    assert again.returncode == 0 and "finished before" in again.stdout
+    assert again.returncode == 0 and "already finished" in again.stdout
     other = main(*QUICK, "--config.seed=1", f"--workdir={tmp_path}")
     assert other.returncode == 1 and "seed is 0 there and 1 here" in other.stderr
 
@@ -63,7 +63,7 @@ def test_a_terminal_gets_a_progress_bar(tmp_path):
         while part := os.read(ours, 4096):
             shown += part
     os.close(ours)
-    assert process.wait(120) == 0
+    assert process.wait(300) == 0
     assert re.search(rb"%\|.* images/s\]", shown)
 
 
@@ -73,18 +73,15 @@ def test_dry_run_stops_before_training(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_help_shows_the_flags():
-    text = main("--help").stdout
-    assert "--config" in text and "--workdir" in text and "--[no]dry_run" in text
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], r"give a config: --config=configs/resnet56.py"),
         (["--config.depth=20"], r"give a config"),
-        (["--config.depth=20", "--config=configs/resnet56.py"], r"before a value for --config"),
-        (["--config=configs/resnet57.py"], r"there is no config file configs/resnet57.py"),
+        (
+            ["--config=configs/resnet57.py"],
+            r"there is no config file configs/resnet57.py.* resnet56.py",
+        ),
         (["--config=configs/resnet56.py:papre"], r"recipe='papre' is unknown: did you mean paper"),
         (
             ["--config=configs/resnet56.py", "--config.depth=21"],
@@ -92,13 +89,16 @@ def test_help_shows_the_flags():
         ),
         (
             ["--config=configs/resnet56.py", "--config.lerning_rate=1"],
-            r"config.lerning_rate is unknown: did you mean learning_rate",
+            r"config.lerning_rate is unknown: did you mean --config.learning_rate",
         ),
         (["--config=configs/resnet56.py", "--config.depth.x=1"], r"config.depth.x is unknown"),
-        (["--config=configs/quickstart.py:paper"], r"get_config\(\) takes 0 positional arguments"),
+        (
+            ["--config=configs/quickstart.py:paper"],
+            r"quickstart.py knows no recipes: leave out :paper",
+        ),
         (["--config=setup.cfg.py"], r"there is no config file setup.cfg.py"),
         (["--config="], r"give a config"),
-        (["--config=tests/conftest.py"], r"the config can't be loaded: .*get_config"),
+        (["--config=tests/conftest.py"], r"tests/conftest.py has no function get_config"),
         (
             ["--config=configs/resnet56.py", "--config.train_split=trian"],
             r"the split 'trian' is unknown",
@@ -125,7 +125,10 @@ def test_help_shows_the_flags():
             ["--config=configs/resnet56.py", "--config.dataset=cifar11"],
             r"dataset='cifar11' is unknown: did you mean cifar10",
         ),
-        (["--config=configs/resnet56.py", "--wrokdir=x"], r"wrokdir.*workdir"),
+        (
+            ["--config=configs/resnet56.py", "--wrokdir=x"],
+            r"--wrokdir is unknown: did you mean --workdir",
+        ),
         (
             [*QUICK, "--config.batch_size=300"],
             r"batch_size=300 is larger than the 200 training images",
@@ -135,9 +138,11 @@ def test_help_shows_the_flags():
             r"data_dir='/dev/null' can't be read",
         ),
         ([*QUICK, "--workdir=/dev/null/run"], r"workdir /dev/null/run can't be"),
+        ([*QUICK, "--workdir=~nobody_here/run"], r"~nobody_here/run can't be found"),
+        ([*QUICK, "--require=gpu"], r"--require=gpu, but the run would use the cpu"),
     ],
 )
-def test_a_mistake_gets_one_sentence_and_no_traceback(arguments, message, tmp_path):
+def test_a_mistake_gets_one_sentence(arguments, message, tmp_path):
     failed = main(f"--workdir={tmp_path / 'run'}", *arguments)
     assert failed.returncode != 0
     assert re.search(message, failed.stderr), failed.stderr
@@ -147,8 +152,8 @@ def test_a_mistake_gets_one_sentence_and_no_traceback(arguments, message, tmp_pa
 
 
 @pytest.mark.parametrize("seconds", [0.2, 0.6, 1.2])
-def test_an_early_ctrl_c_ends_it_without_a_traceback(seconds):
-    """In the imports, which take a second or two."""
+def test_an_early_ctrl_c_prints_no_traceback(seconds):
+    """During the imports, which take a second or two."""
     command = [sys.executable, "main.py", *QUICK, "--workdir=/dev/null/run"]
     process = subprocess.Popen(
         command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -160,8 +165,7 @@ def test_an_early_ctrl_c_ends_it_without_a_traceback(seconds):
     assert "Traceback" not in err
 
 
-def test_a_signal_that_comes_when_all_is_said_changes_nothing():
-    """Not the exit status of a finished run, for one."""
+def test_a_signal_at_exit_does_not_change_the_status():
     code = """
 import atexit, os, runpy, signal, sys, time
 atexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(0.5)))
