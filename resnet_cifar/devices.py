@@ -45,7 +45,7 @@ class Devices:
         return jax.device_put(rows, self.split)
 
     def dtype(self, name: str) -> jnp.dtype:
-        """Return the dtype of activations; "auto" is bfloat16 on accelerators."""
+        """Return the dtype of activations; "auto" is bfloat16 on accelerators, else float32."""
         return jnp.dtype({"auto": "float32" if self.on_cpu else "bfloat16"}.get(name, name))
 
     def steps_per_dispatch(self, steps_per_epoch: int) -> int:

@@ -26,7 +26,7 @@ JAX_DEFAULTS = {
     "jax_debug_infs": False,
     "jax_disable_most_optimizations": False,
 }
-ENVIRONMENT = ("NVIDIA_TF32_OVERRIDE", "LIBTPU_INIT_ARGS", "RESNET_CIFAR_NATIVE")
+ENVIRONMENT = ("NVIDIA_TF32_OVERRIDE", "LIBTPU_INIT_ARGS")
 
 
 def environment() -> dict[str, Any]:
@@ -66,13 +66,14 @@ def checkpoint_metadata(config: Config, dtype: str) -> Metadata:
 def differences(saved: Metadata, now: Metadata) -> list[str]:
     """Return what changed since a checkpoint was saved and may change the bits of a result."""
     old, new = (flatten(there) for there in (saved, now))
-    # Checkpoints from before settings were recorded do not say what they were, nor the dtype.
-    recorded = [*old, *new] if "settings" in saved else [n for n in old if n != "dtype"]
+    # Checkpoints from before settings were recorded lack them, and the dtype.
+    recorded = [*old, *new] if "settings" in saved else old
     names = [n for n in dict.fromkeys(recorded) if old.get(n, "") != new.get(n, "")]
     return [f"{n} was {old.get(n, '')!r} and is {new.get(n, '')!r}" for n in names]
 
 
 def flatten(saved: Metadata) -> dict[str, str]:
     """Return the parts of the metadata that are compared, in one level."""
-    kept = {name: str(saved.get(name, "")) for name in ("device", "XLA_FLAGS", "dtype")}
+    names = [n for n in ("device", "XLA_FLAGS", "dtype") if n in saved]
+    kept = {name: str(saved.get(name)) for name in names}
     return {**saved.get("versions", {}), **kept, **saved.get("settings", {})}

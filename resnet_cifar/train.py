@@ -57,7 +57,7 @@ def dry_run(config: Config) -> None:
 
 
 def run(trainer: Trainer, folder: Path, stop: Stop) -> TrainState:
-    """Run a trainer in a workdir that `check_workdir` has returned; raises as `train_and_evaluate`."""
+    """Run a trainer in a folder from `check_workdir`; raises as `train_and_evaluate`."""
     print("\n".join([*describe.header(trainer), f"workdir    {folder}"]), flush=True)
     with claimed(folder, trainer.config) as saved_config:
         try:

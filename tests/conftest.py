@@ -17,7 +17,7 @@ except ImportError:
     pytest.exit("the tests need the dev extras: pip install -e '.[dev]'", returncode=1)
 
 # The modules whose annotations carry shapes are checked against them in every test.
-SHAPED = ("data.images", "epochs", "layers", "models", "norm_conv", "steps")
+SHAPED = ("data.images", "epochs", "layers", "models", "steps")
 install_import_hook([f"resnet_cifar.{name}" for name in SHAPED], "beartype.beartype")
 
 from resnet_cifar.config import Config
@@ -59,6 +59,7 @@ def tiny() -> Iterator[Config]:
         depth=8,
         dataset="synthetic",
         train_split="train[:130]",
+        dtype="float32",
         batch_size=32,
         num_epochs=4,
         learning_rate=0.1,

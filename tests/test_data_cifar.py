@@ -1,4 +1,4 @@
-"""CIFAR through TFDS without TensorFlow: preparing, reading, the cache, and what can be wrong with each."""
+"""CIFAR through TFDS without TensorFlow: preparing, reading, the cache and their faults."""
 
 import hashlib
 import http.server
@@ -69,7 +69,7 @@ def make_archive(name, folder):
 
 @pytest.fixture
 def manual(tmp_path, monkeypatch):
-    """Return a function that puts a small archive where a user would put the original, with TFDS expecting it."""
+    """Return a function that puts a small archive where a user would put the original."""
     from tensorflow_datasets.image_classification import cifar as tfds_cifar
 
     def put(name):
@@ -92,7 +92,7 @@ def manual(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_an_archive_put_by_hand_is_prepared_and_read_in_its_own_order(name, manual, tmp_path):
+def test_a_manual_archive_is_prepared_and_keeps_its_order(name, manual, tmp_path):
     labels, pixels = manual(name)
     data = load_images(name, "train", str(tmp_path))
     np.testing.assert_array_equal(data.labels, labels)
@@ -174,7 +174,7 @@ def test_a_damaged_cache_is_named_and_rebuilt(prepared, tmp_path, damage, capsys
     assert f"warning: {cache} is damaged" in capsys.readouterr().err
 
 
-def test_what_a_killed_process_has_left_beside_the_cache_does_not_stay(prepared, tmp_path):
+def test_partial_caches_of_killed_processes_are_removed(prepared, tmp_path):
     folder, _ = prepared
     (left := folder / "test.resnet_cifar_cache.7.part").write_bytes(b"half")
     os.utime(left, (0, 0))
@@ -329,7 +329,7 @@ def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("answer", [b"", b"x", b"junk\r\n\r\n"], ids=["silent", "dripping", "junk"])
-def test_a_server_that_does_not_answer_is_given_up(answer, monkeypatch):
+def test_a_silent_server_times_out(answer, monkeypatch):
     monkeypatch.setattr(cifar, "PROBE_SECONDS", 1)
     stop = threading.Event()
 
@@ -392,6 +392,86 @@ def test_the_digests_are_those_that_tfds_checks():
         )
 
 
+def test_an_unreadable_cache_is_ignored(prepared, tmp_path, monkeypatch):
+    _, pixels = prepared
+    read_bytes = Path.read_bytes
+
+    def deny(path):
+        if path.name.endswith("_cache"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", deny)
+    np.testing.assert_array_equal(load_images("cifar10", "train", str(tmp_path)).images, pixels)
+
+
+def test_a_cache_gets_the_permissions_of_the_shards(prepared, tmp_path):
+    folder, _ = prepared
+    (folder / "train.resnet_cifar_cache").unlink()
+    (shard,) = folder.glob("cifar10-train.array_record*")
+    shard.chmod(0o640)
+    load_images("cifar10", "train", str(tmp_path))
+    assert (folder / "train.resnet_cifar_cache").stat().st_mode & 0o777 == 0o640
+
+
+def test_another_users_leftovers_do_not_prevent_a_cache(prepared, tmp_path):
+    folder, _ = prepared
+    left = folder / "test.resnet_cifar_cache.7.part"
+    left.mkdir()  # unlink raises, as for a file of another user in a sticky folder.
+    os.utime(left, (0, 0))
+    load_images("cifar10", "test", str(tmp_path))
+    assert (folder / "test.resnet_cifar_cache").is_file()
+
+
+def newer(folder, info):
+    (copy := folder.with_name("3.10.0")).mkdir()
+    (copy / "dataset_info.json").write_text(info)
+    return copy
+
+
+@pytest.mark.parametrize(
+    "info", ['{"fileFormat": "tfrecord"}', '{"fileFormat": "array_record"}', "", "[]", "{}"]
+)
+def test_the_newest_readable_version_is_used(prepared, tmp_path, info, capsys):
+    folder, pixels = prepared
+    copy = newer(folder, info)
+    np.testing.assert_array_equal(load_images("cifar10", "train", str(tmp_path)).images, pixels)
+    warning = capsys.readouterr().err
+    assert f"warning: using {folder}, because " in warning and str(copy) in warning
+    assert cifar.prepared_folder("cifar10", str(tmp_path)) == folder
+    assert class_names("cifar10", str(tmp_path)) == NAMES["cifar10"]
+
+
+def test_versions_are_ordered_as_numbers(prepared, tmp_path):
+    folder, _ = prepared
+    shutil.copytree(folder, copy := folder.with_name("3.10.0"))
+    assert cifar.prepared_folder("cifar10", str(tmp_path)) == copy
+
+
+def test_the_error_names_every_version_that_was_skipped(prepared, tmp_path):
+    folder, _ = prepared
+    copy = newer(folder, '{"fileFormat": "tfrecord"}')
+    for shard in folder.glob("*array_record*"):
+        shard.unlink()
+    with pytest.raises(UserError) as error:
+        load_images("cifar10", "train", str(tmp_path))
+    assert f"{copy} was prepared as tfrecord" in str(error.value)
+    assert f"train split in {folder} is damaged" in str(error.value)
+
+
+def test_a_data_dir_inside_a_data_set_is_an_error(prepared, tmp_path):
+    folder, _ = prepared
+    for inside in (folder, folder.parent):
+        for name in ("cifar10", "cifar100"):
+            with pytest.raises(UserError, match=rf"is inside a data set.*data_dir={tmp_path}$"):
+                load_images(name, "train", str(inside))
+
+
+def test_a_home_that_cannot_be_found_is_an_error():
+    with pytest.raises(UserError, match="home folder in data_dir='~nobody_here/x' can't be found"):
+        load_images("cifar10", "train", "~nobody_here/x")
+
+
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_the_real_images(name):
@@ -410,8 +490,10 @@ def test_the_real_images_load_within_a_second_once_cached():
     if not cifar.prepared_folder("cifar10", None):
         pytest.skip(f"cifar10 is not prepared in {cifar.resolve(None)}")
     code = (
-        "import time; from resnet_cifar.data import load_images; load_images('cifar10', 'test[:1]');"
-        "start = time.perf_counter(); load_images('cifar10', 'train'); load_images('cifar10', 'test');"
+        "import time; from resnet_cifar.data import load_images; "
+        "load_images('cifar10', 'test[:1]'); "
+        "start = time.perf_counter(); "
+        "load_images('cifar10', 'train'); load_images('cifar10', 'test'); "
         "print(time.perf_counter() - start)"
     )
     load_images("cifar10", "train")

@@ -1,4 +1,4 @@
-"""Order, augmentation and normalization; what a split's name means; the synthetic images."""
+"""Splits, the order of an epoch, augmentation and normalization."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,11 @@ import pytest
 from resnet_cifar.data import (
     DATASETS,
     augment,
-    class_names,
     epoch_order,
     load_images,
+    load_split,
     normalize,
+    positions,
     synthetic,
 )
 from resnet_cifar.errors import UserError
@@ -38,7 +39,7 @@ def find_crop(image, original, pad):
     return None
 
 
-def test_every_augmented_image_is_a_crop_of_its_padded_self():
+def test_augmented_images_are_crops_of_padded_ones():
     images = some_images(64)
     augmented = augment(KEY, images)
     assert augmented.dtype == jnp.uint8 and augmented.shape == images.shape
@@ -50,7 +51,7 @@ def test_every_augmented_image_is_a_crop_of_its_padded_self():
     assert {mirrored for _, _, mirrored in found} == {False, True}
 
 
-def test_every_offset_and_both_flips_occur_about_equally_often():
+def test_offsets_and_flips_are_uniform():
     n = 4000
     images = jnp.broadcast_to(some_images(1, side=4), (n, 4, 4, 3))
     original = np.asarray(images[0])
@@ -62,7 +63,7 @@ def test_every_offset_and_both_flips_occur_about_equally_often():
     assert 0.7 * n / 18 < counts.min() and counts.max() < 1.3 * n / 18
 
 
-def test_augmentation_depends_on_its_key_alone():
+def test_augmentation_is_a_function_of_its_key():
     images = some_images(8)
     np.testing.assert_array_equal(augment(KEY, images), augment(KEY, images))
     assert (augment(KEY, images) != augment(jax.random.key(1), images)).any()
@@ -84,7 +85,7 @@ def test_normalize_is_minus_mean_over_std():
     assert normalize(images, mean, std, jnp.bfloat16).dtype == jnp.bfloat16
 
 
-def test_an_epoch_visits_every_index_once_in_an_order_of_its_own():
+def test_an_epoch_visits_every_index_once():
     first, second = (np.asarray(epoch_order(KEY, epoch, 1000)) for epoch in (0, 1))
     for order in (first, second):
         np.testing.assert_array_equal(np.sort(order), np.arange(1000))
@@ -96,7 +97,7 @@ def test_an_epoch_visits_every_index_once_in_an_order_of_its_own():
     "split",
     ["train", "test", "train[:90]", "train[90:]", "train[-7:]", "train[25%:75%]", "train[-9:-3]"],
 )
-def test_splits_mean_what_they_mean_to_tfds(split, monkeypatch):
+def test_splits_mean_the_same_to_tfds(split, monkeypatch):
     import tensorflow_datasets as tfds
 
     lengths = {"train": 200, "test": 100}
@@ -121,58 +122,45 @@ def test_splits_mean_what_they_mean_to_tfds(split, monkeypatch):
 
 
 @pytest.mark.parametrize("split", ["trian", "train[:", "train[a:b]", "train+test", "train[:10", ""])
-def test_unknown_split_is_refused(split):
+def test_an_unknown_split_is_an_error(split):
     with pytest.raises(UserError, match="is unknown: use"):
         load_images("synthetic", split)
 
 
-def test_unknown_dataset_is_refused():
+def test_an_unknown_dataset_is_an_error():
     with pytest.raises(UserError, match=r"dataset='mnist' is unknown: the choices are cifar10, "):
         load_images("mnist", "train")
 
 
-def test_empty_split_is_refused():
+def test_an_empty_split_is_an_error():
     with pytest.raises(UserError, match=r"the split 'train\[9:9\]' holds no images"):
         load_images("synthetic", "train[9:9]")
 
 
 @pytest.mark.parametrize("split", ["train[:10001]", "train[-10001:]", "train[200%:]"])
-def test_a_split_beyond_the_data_is_refused(split):
+def test_a_split_beyond_the_data_is_an_error(split):
     with pytest.raises(UserError, match="reaches beyond the 10,000 images that there are"):
         load_images("synthetic", split)
 
 
-@pytest.mark.parametrize(("dataset", "num_classes"), [("synthetic", 10), ("synthetic100", 100)])
-def test_synthetic_images_look_like_cifar(dataset, num_classes):
-    images, labels = load_images(dataset, "train")
-    assert (
-        images.shape == (10_000, 32, 32, 3)
-        and images.dtype == np.uint8
-        and labels.dtype == np.int32
-    )
-    assert set(np.bincount(labels)) == {10_000 // num_classes}
-    assert len(set(class_names(dataset))) == num_classes
-    pixels = images.reshape(-1, 3) / 255
-    np.testing.assert_allclose(pixels.mean(0), DATASETS[dataset].mean, atol=0.01)
-    np.testing.assert_allclose(pixels.std(0), DATASETS[dataset].std, atol=0.01)
+def test_a_slice_is_a_part_of_the_whole_split():
+    whole, part = load_split("synthetic", "test"), load_images("synthetic", "test[-7:]")
+    chosen = positions("test[-7:]", len(whole.labels))
+    np.testing.assert_array_equal(part.images, whole.images[chosen.start : chosen.stop])
+    np.testing.assert_array_equal(part.labels, whole.labels[chosen.start : chosen.stop])
 
 
-def test_synthetic_images_depend_on_the_seed_alone():
-    for seed in (0, 1):
-        np.testing.assert_array_equal(
-            load_images("synthetic", "test", seed=seed).images,
-            load_images("synthetic", "test", seed=seed).images,
-        )
-    assert (
-        load_images("synthetic", "test", seed=0).images
-        != load_images("synthetic", "test", seed=1).images
-    ).any()
+def test_order_and_augmentation_do_not_depend_on_x64():
+    images = np.asarray(some_images(16))
+    order, augmented = epoch_order(KEY, 3, 100), augment(KEY, images)
+    with jax.enable_x64(True):
+        other_order, other = epoch_order(KEY, 3, 100), augment(KEY, images)
+        assert normalize(images, (0.5,) * 3, (0.5,) * 3).dtype == np.float32
+    assert other_order.dtype == np.int32
+    np.testing.assert_array_equal(order, other_order)
+    np.testing.assert_array_equal(augmented, other)
 
 
-def test_synthetic_classes_are_not_told_by_colour_or_by_template():
-    """The nearest class mean, the best of templates, finds little more than chance."""
-    train, test = load_images("synthetic", "train"), load_images("synthetic", "test")
-    means = np.stack([train.images[train.labels == k].mean(0).ravel() for k in range(10)])
-    pixels = test.images.reshape(len(test.labels), -1).astype(np.float32)
-    distance = (means**2).sum(1)[None] - 2 * pixels @ means.T
-    assert (distance.argmin(1) == test.labels).mean() < 0.3
+def test_the_order_is_the_permutation_of_jax():
+    expected = jax.random.permutation(jax.random.fold_in(KEY, 3), 100)
+    np.testing.assert_array_equal(epoch_order(KEY, 3, 100), expected)

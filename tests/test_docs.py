@@ -22,7 +22,7 @@ def test_the_examples_of_the_step_run():
     blocks = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "use_the_step.md").read_text(), re.DOTALL
     )
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     exec(compile("\n".join(blocks), "docs/use_the_step.md", "exec"), {"__name__": "page"})
 
 
@@ -82,7 +82,7 @@ def test_the_tables_of_the_report_follow_the_results(name):
         ("README.md", ["card"]),
         ("docs/model_card.md", ["family", "peers", "comparison", "pictures", "recipes"]),
         ("docs/sweep.md", ["sweep_cpu"]),
-        ("docs/speed.md", ["gpu", "cpu", "variants", "startup"]),
+        ("docs/speed.md", ["gpu", "gpu_program", "cpu", "variants", "startup"]),
         ("docs/reliability.md", ["faults"]),
     ],
 )

@@ -1,16 +1,17 @@
-"""The schedule and the optimizer are those of the recipes."""
+"""The schedule and the optimizer, against closed forms, optax and torch's formula."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from resnet_cifar.optim import learning_rate_schedule, make_optimizer
 
 
-def test_card_schedule_at_every_milestone_and_its_neighbours():
+def test_card_schedule_around_its_milestones():
     schedule = learning_rate_schedule(1.2, warmup_steps=240, decay_steps=(3840, 5760))
     expected = {
         0: 0.0, 1: 0.005, 120: 0.6, 239: 1.195, 240: 1.2, 241: 1.2,
@@ -26,7 +27,7 @@ def test_paper_schedule_has_no_warmup():
         np.testing.assert_allclose(schedule(step), rate, rtol=1e-5, err_msg=f"step {step}")
 
 
-def test_paper_schedule_of_resnet110_begins_at_a_tenth():
+def test_paper_schedule_of_resnet110_starts_at_a_tenth():
     schedule = learning_rate_schedule(
         0.1, warmup_steps=400, decay_steps=(32_000, 48_000), warmup="constant"
     )
@@ -51,7 +52,7 @@ def test_paper_schedule_of_resnet110_begins_at_a_tenth():
         ("linear", {5: 0.1, 10: 0.2, 55: 0.1, 99: 0.2 / 90, 100: 0.0}),
     ],
 )
-def test_a_schedule_may_fall_to_0_at_the_end(decay, expected):
+def test_cosine_and_linear_fall_to_0(decay, expected):
     schedule = learning_rate_schedule(0.2, num_steps=100, warmup_steps=10, decay=decay)
     for step, rate in expected.items():
         np.testing.assert_allclose(
@@ -59,7 +60,7 @@ def test_a_schedule_may_fall_to_0_at_the_end(decay, expected):
         )
 
 
-def test_schedule_refuses_what_makes_no_sense():
+def test_inconsistent_schedules_are_errors():
     with pytest.raises(ValueError, match="must ascend"):
         learning_rate_schedule(0.1, decay_steps=(20, 10))
     with pytest.raises(ValueError, match="must ascend"):
@@ -80,7 +81,7 @@ def test_schedule_refuses_what_makes_no_sense():
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_optimizer_is_sgd_with_momentum_and_coupled_decay_as_in_torch(nesterov):
+def test_optimizer_is_the_sgd_of_torch(nesterov):
     momentum, decay, rates = 0.9, 0.01, [0.0, 0.1, 0.1, 0.01, 0.02]
     tx = make_optimizer(
         lambda step: jnp.asarray(rates)[step],
@@ -113,4 +114,34 @@ def test_optimizer_is_sgd_with_momentum_and_coupled_decay_as_in_torch(nesterov):
         lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6),
         params,
         expected,
+    )
+
+
+SCHEDULES = {
+    "steps": dict(warmup_steps=8, decay_steps=(24, 28)),
+    "constant": dict(warmup_steps=8, decay_steps=(24,), warmup="constant"),
+    "cosine": dict(warmup_steps=8, num_steps=32, decay="cosine"),
+    "linear": dict(num_steps=32, decay="linear"),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_are_float32_whatever_the_settings_of_jax(name):
+    schedule = learning_rate_schedule(0.1, **SCHEDULES[name])
+    rates = [np.asarray(schedule(step)) for step in range(33)]
+    for strict in (False, True):
+        mode = "strict" if strict else "standard"
+        with jax.enable_x64(True), jax.numpy_dtype_promotion(mode):
+            others = [np.asarray(schedule(jnp.int32(step))) for step in range(33)]
+        assert {rate.dtype for rate in rates + others} == {np.dtype(np.float32)}
+        np.testing.assert_array_equal(rates, others)
+
+
+def test_schedules_have_the_bits_of_optax():
+    ours = learning_rate_schedule(1.2, warmup_steps=24, decay_steps=(384, 576))
+    rise = optax.linear_schedule(0.0, 1.2, 24)
+    fall = optax.piecewise_constant_schedule(1.2, {360: 0.1, 552: 0.1})
+    steps = jnp.arange(800)
+    np.testing.assert_array_equal(
+        jax.vmap(ours)(steps), jax.vmap(optax.join_schedules([rise, fall], [24]))(steps)
     )

@@ -1,4 +1,6 @@
-"""The importable steps: what they change, what they count, and that they need nothing of this project's own."""
+"""The importable steps: what they update and what they count."""
+
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -38,7 +40,7 @@ def copy(state):
     return jax.tree.map(jnp.copy, state)
 
 
-def test_train_step_learns_a_batch_by_heart(state):
+def test_train_step_memorizes_a_batch(state):
     state, batch, losses = copy(state), make_batch(), []
     for _ in range(8):
         state, metrics = train_step(state, batch)
@@ -47,7 +49,7 @@ def test_train_step_learns_a_batch_by_heart(state):
     assert int(state.step) == 8
 
 
-def test_train_step_is_the_gradient_step_of_its_parts():
+def test_train_step_is_a_gradient_step():
     state, batch = create_train_state(jax.random.key(0), Linear(), optax.sgd(0.1)), make_batch()
 
     def loss(params):
@@ -73,7 +75,7 @@ def test_train_step_updates_the_batch_statistics(state):
     assert (new.batch_stats["stem_bn"]["mean"] != state.batch_stats["stem_bn"]["mean"]).all()
 
 
-def test_a_loss_of_ones_own(state):
+def test_the_loss_can_be_replaced(state):
     def smoothed(logits, labels):
         return optax.softmax_cross_entropy(
             logits, optax.smooth_labels(jax.nn.one_hot(labels, 10), 0.1)
@@ -86,7 +88,7 @@ def test_a_loss_of_ones_own(state):
     )
 
 
-def test_eval_step_leaves_padding_out(state):
+def test_eval_step_ignores_padding(state):
     batch = make_batch()
     padded = {
         "image": jnp.concatenate([batch["image"], 1e3 * jnp.ones((4, 32, 32, 3))]),
@@ -98,7 +100,7 @@ def test_eval_step_leaves_padding_out(state):
         np.testing.assert_allclose(whole[name], other[name], rtol=1e-4, err_msg=name)
 
 
-def test_metrics_are_counted_as_numpy_counts_them(state):
+def test_metrics_match_numpy(state):
     batch = make_batch(64)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits = np.asarray(state.apply_fn(variables, batch["image"], train=False))
@@ -108,11 +110,103 @@ def test_metrics_are_counted_as_numpy_counts_them(state):
     assert metrics["correct_top5"] == (np.argsort(-logits)[:, :5] == labels[:, None]).any(1).sum()
 
 
-def test_equal_logits_are_no_better_than_one_guess():
+def test_equal_logits_count_as_one_guess():
     labels = jnp.arange(10)
     assert top_k_hits(jnp.zeros((10, 10)), labels, 1).sum() == 1
     assert top_k_hits(jnp.zeros((10, 10)), labels, 5).sum() == 5
 
 
-def test_top5_of_three_classes_is_every_one():
+def test_top5_of_three_classes_is_all():
     assert top_k_hits(jnp.zeros((3, 3)), jnp.arange(3), 5).sum() == 3
+
+
+class Relu(nn.Module):
+    """A network that loses NaN on a CPU, where XLA fuses the ReLU with the mean."""
+
+    @nn.compact
+    def __call__(self, images, *, train: bool):
+        x = nn.relu(nn.Conv(8, (3, 3), name="conv")(images)).mean((1, 2))
+        return nn.Dense(10, name="head")(x)
+
+
+@pytest.mark.parametrize("model", [ResNet(8), Relu()], ids=["ResNet", "Relu"])
+def test_nan_parameters_have_a_nan_loss(model):
+    state = create_train_state(jax.random.key(0), model, make_optimizer(0.1))
+    params = jax.tree.map(lambda x: x * jnp.nan, state.params) | {"head": state.params["head"]}
+    batch = make_batch()
+    assert np.isfinite(eval_step(state, batch)["loss_sum"])
+    assert np.isnan(eval_step(state.replace(params=params), batch)["loss_sum"])
+
+
+def test_nan_statistics_have_a_nan_loss(state):
+    stats = jax.tree.map(lambda x: x * jnp.nan, state.batch_stats)
+    assert np.isnan(eval_step(state.replace(batch_stats=stats), make_batch())["loss_sum"])
+
+
+def test_nan_in_padding_is_ignored():
+    state = create_train_state(jax.random.key(0), Linear(), make_optimizer(0.1))
+    batch = make_batch()
+    padded = {
+        "image": jnp.concatenate([batch["image"], jnp.full((2, 32, 32, 3), jnp.nan)]),
+        "label": jnp.concatenate([batch["label"], jnp.full(2, -1)]),
+    }
+    whole, other = eval_step(state, batch), eval_step(state, padded)
+    np.testing.assert_allclose(whole["loss_sum"], other["loss_sum"], rtol=1e-6)
+
+
+def test_initialization_is_that_of_the_model_without_activations(state):
+    key, images = jax.random.key(0), jnp.zeros((1, 32, 32, 3))
+    expected = ResNet(8).init(key, images, train=False)
+    assert jax.tree.structure(expected["params"]) == jax.tree.structure(state.params)
+    jax.tree.map(np.testing.assert_array_equal, expected["params"], state.params)
+    jax.tree.map(np.testing.assert_array_equal, expected["batch_stats"], state.batch_stats)
+
+    def new(key):
+        return create_train_state(key, ResNet(8), make_optimizer(0.05)).params
+
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(new)(key))
+
+
+def smoothed(amount, logits, labels, *, power=1.0):
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), amount)
+    return optax.softmax_cross_entropy(logits, targets) ** power
+
+
+def linear_state(seed, loss_fn):
+    return create_train_state(jax.random.key(seed), model=LINEAR, tx=SGD, loss_fn=loss_fn).replace(
+        apply_fn=APPLY
+    )
+
+
+LINEAR, SGD = Linear(), optax.sgd(0.1)
+APPLY = LINEAR.apply
+
+
+def test_a_new_partial_of_the_same_loss_shares_the_program():
+    states = [linear_state(seed, partial(smoothed, 0.1, power=2.0)) for seed in (0, 1)]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    program = train_step.lower(states[0], make_batch()).compile()
+    _, metrics = program(states[1], make_batch())
+    logits = LINEAR.apply(
+        {"params": linear_state(1, smoothed).params}, make_batch()["image"], train=True
+    )
+    expected = smoothed(0.1, logits, make_batch()["label"], power=2.0).sum()
+    np.testing.assert_allclose(metrics["loss_sum"], expected, rtol=1e-5)
+    other = linear_state(0, partial(smoothed, 0.2))
+    assert jax.tree.structure(states[0]) != jax.tree.structure(other)
+
+
+def test_a_partial_with_an_array_still_works():
+    state = linear_state(0, partial(smoothed, jnp.float32(0.1)))
+    assert np.isfinite(train_step(state, make_batch())[1]["loss_sum"])
+
+
+def test_metrics_and_state_stay_float32_under_x64():
+    with jax.enable_x64(True):
+        batch = {"image": np.ones((4, 8, 8, 3), np.float32), "label": np.arange(4, dtype=np.int32)}
+        state = create_train_state(
+            jax.random.key(0), Linear(), make_optimizer(0.1), image_shape=(8, 8, 3)
+        )
+        shapes = jax.eval_shape(train_step, state, batch)
+        scores = jax.eval_shape(eval_step, state, batch)
+    assert {str(x.dtype) for x in jax.tree.leaves((shapes, scores))} == {"float32", "int32"}

@@ -214,7 +214,7 @@ def test_an_extended_run_is_the_longer_run(finished, tiny, tmp_path):
     assert untimed(read_rows(folders[0])) == untimed(read_rows(folders[1]))
     configs = [(folder / "config.json").read_text() for folder in folders]
     assert configs[0] == configs[1]
-    with pytest.raises(UserError, match=r"num_epochs is 4 there and 3.5 here, and can only be rai"):
+    with pytest.raises(UserError, match=r"num_epochs is 4\.0 there and 3\.5 here, and can only be"):
         train_and_evaluate(config, tmp_path / "extended")
 
 

@@ -259,8 +259,8 @@ def prepare(name: str, data_dir: str | None) -> Path:
         raise UserError(f"{name} could not be fetched and prepared in {root}: {error}") from error
     except NonMatchingChecksumError as error:
         raise UserError(
-            f"the archive of {name} under {root / 'downloads'} is not the original one: delete it or "
-            + "replace it. TFDS says: "
+            f"the archive of {name} under {root / 'downloads'} is not the original one: delete it "
+            + "or replace it. TFDS says: "
             + " ".join(str(error).split("To debug")[0].split())
         ) from error
     return Path(builder.data_dir)
