@@ -234,7 +234,7 @@ def test_a_run_with_fewer_epochs_is_extended(short, tmp_path):
     longer = [jobs[0]._replace(config=dataclasses.replace(jobs[0].config, num_epochs=3))]
     assert result(jobs[0]) and not result(longer[0])
     with pytest.raises(
-        UserError, match=r"num_epochs is 2 there and 1.5 here, and can only be raised"
+        UserError, match=r"num_epochs is 2\.0 there and 1\.5 here, and can only be raised"
     ):
         sweep([jobs[0]._replace(config=dataclasses.replace(jobs[0].config, num_epochs=1.5))])
 
@@ -323,7 +323,7 @@ def test_a_dry_run_shows_what_is_left(tmp_path):
     ("arguments", "message"),
     [
         (["--depths=21", "--dry_run"], r"depth=21 is not 6n \+ 2 .* 20 and 26"),
-        (["--config.seed=3"], "--config.seed is unknown: did you mean --seeds"),
+        (["--config.seed=3"], "--config.seed would be the same for all runs: use --seeds"),
         (
             ["--config.lerning_rate=3"],
             r"config.lerning_rate is unknown: did you mean --config.learning_rate",

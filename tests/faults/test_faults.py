@@ -26,6 +26,7 @@ pytestmark = pytest.mark.faults
 ROOT = Path(__file__).parents[2]
 RUN = [
     "--config=configs/quickstart.py",
+    "--config.width=4",
     "--config.train_split=train[:800]",
     "--config.validation_split=train[800:1000]",
     "--config.num_epochs=12",
