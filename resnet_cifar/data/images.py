@@ -86,7 +86,7 @@ def load_split(dataset: str, name: str, data_dir: str | None = None, *, seed: in
 def whereabouts(dataset: str, data_dir: str | None = None, *, seed: int = 0) -> str:
     """Return where the images of a data set come from, for the header of a run."""
     if dataset.startswith("synthetic"):
-        return f"synthetic, from seed {seed}"
+        return f"generated from seed {seed}"
     from resnet_cifar.data import cifar
 
     folder = cifar.prepared_folder(dataset, data_dir)
