@@ -128,7 +128,7 @@ def num_parameters(trainer: Trainer) -> int:
 
 
 def compiling(trainer: Trainer) -> str:
-    """Say how long compiling will take the first time, as measured for CPUs."""
+    """Say roughly how long compiling takes the first time; on a CPU it grows with the depth."""
     if not trainer.programs.devices.on_cpu:
         return "compiling  up to some minutes the first time"
     seconds = 4 + 0.2 * trainer.config.depth
