@@ -50,7 +50,7 @@ def schedule_lines(trainer: Trainer) -> list[str]:
     """Return one line for each segment of the schedule, with its end in steps and epochs."""
     config, plan = trainer.config, trainer.plan
     stops = [0, plan.warmup_steps, *plan.decay_steps, plan.num_steps]
-    rates = trainer.programs.learning_rates(stops)
+    rates = trainer.learning_rates(stops)
     lines = []
     for (start, end), rate in zip(itertools.pairwise(stops), rates, strict=False):
         text = f"{rate:g}"
@@ -88,7 +88,7 @@ def costs(trainer: Trainer) -> list[str]:
 def learning_rates(trainer: Trainer) -> list[tuple[float, float]]:
     """Return points (epoch, learning rate) of the schedule, to be plotted."""
     steps = np.unique(np.linspace(0, trainer.plan.num_steps - 1, 1000).astype(int)).tolist()
-    rates = trainer.programs.learning_rates(steps)
+    rates = trainer.learning_rates(steps)
     return [(trainer.plan.epoch(s), rate) for s, rate in zip(steps, rates, strict=True)]
 
 

@@ -8,18 +8,20 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from resnet_cifar.config import Config
-from resnet_cifar.data import DATASETS, epoch_order, normalize
+from resnet_cifar.data import DATASETS, Images, epoch_order, normalize
 from resnet_cifar.devices import Devices
 from resnet_cifar.epochs import eval_steps, train_steps
 from resnet_cifar.errors import UserError
 from resnet_cifar.models import ResNet, uniform_scale
 from resnet_cifar.optim import learning_rate_schedule, make_optimizer
 from resnet_cifar.plan import make_plan
-from resnet_cifar.steps import TrainState, create_train_state
+from resnet_cifar.steps import TrainState, array_fields, create_train_state
 
 SCALE_INITS = {"uniform": uniform_scale, "ones": jax.nn.initializers.ones}
+VALUES = ("learning_rate", "weight_decay")  # Arguments of the training program.
 
 
 class Programs:
@@ -59,8 +61,8 @@ class Programs:
             scale_init=SCALE_INITS[config.bn_scale_init],
             dtype=self.dtype,
         )
-        self._schedule = learning_rate_schedule(
-            config.learning_rate,
+        self._schedule = partial(
+            learning_rate_schedule,
             num_steps=self.plan.num_steps,
             warmup_steps=self.plan.warmup_steps,
             decay_steps=self.plan.decay_steps,
@@ -68,16 +70,8 @@ class Programs:
             warmup=config.warmup,
             decay=config.decay,
         )
-        self._tx = make_optimizer(
-            self._schedule,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.nesterov,
-        )
         self._preprocess = partial(normalize, mean=dataset.mean, std=dataset.std, dtype=self.dtype)
-        ends = range(0, self.plan.num_steps, self.plan.steps_per_epoch)
-        last_steps = [self.plan.epoch_end(step) - 1 for step in ends]
-        self._rates = dict(zip(last_steps, self.learning_rates(last_steps), strict=True))
+        self._rates = jax.jit(lambda peak, steps: jax.vmap(self._schedule(peak))(steps))
         self._compiled: dict[tuple[str, int], jax.stages.Compiled] = {}
         start = time.perf_counter()
         self._order = jax.jit(partial(epoch_order, n=len(self.plan.ranges["train"])))
@@ -85,24 +79,30 @@ class Programs:
         self.compile_seconds = time.perf_counter() - start
 
     def matches(self, config: Config) -> bool:
-        """Return whether a config differs from this one only in its seed."""
-        return dataclasses.replace(config, seed=self.config.seed) == self.config
+        """Return whether a config differs from this one only in its seed and in `VALUES`."""
+        own = {name: getattr(self.config, name) for name in ("seed", *VALUES)}
+        return dataclasses.replace(config, **own) == self.config
 
-    def init_state(self, key: jax.Array) -> TrainState:
-        """Initialize the parameters and the optimizer: a state at step 0."""
-        return create_train_state(key, self.model, self._tx)
+    def init_state(self, key: jax.Array, config: Config) -> TrainState:
+        """Initialize the parameters and the optimizer of a config: a state at step 0."""
+        return create_train_state(key, self.model, self.optimizer(**values(config)))
+
+    def optimizer(self, learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
+        """Build the optimizer; the two values may be traced."""
+        return make_optimizer(
+            self._schedule(learning_rate),
+            momentum=self.config.momentum,
+            weight_decay=weight_decay,
+            nesterov=self.config.nesterov,
+        )
 
     def order(self, key: jax.Array, epoch: int) -> jax.Array:
         """Enqueue the order in which an epoch visits the training images."""
         return self._order(key, np.int32(epoch))
 
-    def learning_rates(self, steps: Sequence[int]) -> list[float]:
+    def learning_rates(self, peak: float, steps: Sequence[int]) -> list[float]:
         """Return the learning rates of the updates that follow so many updates."""
-        return jax.jit(jax.vmap(self._schedule))(np.asarray(steps, np.int32)).tolist()
-
-    def learning_rate(self, step: int) -> float:
-        """Return the learning rate of one update; at an epoch's end without using the device."""
-        return self._rates[step] if step in self._rates else self.learning_rates([step])[0]
+        return self._rates(np.float32(peak), np.asarray(steps, np.int32)).tolist()
 
     def is_compiled(self, split: str, num_steps: int) -> bool:
         return (split, num_steps) in self._compiled
@@ -112,21 +112,39 @@ class Programs:
 
         Args:
           split: of the images.
-          *arguments: of `train_steps`, which donates its state, or of `eval_steps`, on the
-            devices.
+          *arguments: on the devices: the `array_fields` of a state, which training donates, images
+            and indices as of `train_steps` or `eval_steps`, and to train also a key and the
+            `values` of a config.
         """
         key = (split, len(arguments[2]))
         if key not in self._compiled:
             start = time.perf_counter()
-            training = split == "train"
             jitted = jax.jit(
-                partial(train_steps if training else eval_steps, preprocess=self._preprocess),
-                donate_argnums=0 if training else (),
+                self._train if split == "train" else self._evaluate,
+                donate_argnums=0 if split == "train" else (),
                 out_shardings=self.devices.replicated,
             )
             self._compiled[key] = jitted.lower(*arguments).compile()
             self.compile_seconds += time.perf_counter() - start
         return self._compiled[key]
+
+    def _train(self, fields: Any, data: Images, rows: Any, key: Any, own: dict[str, Any]) -> Any:
+        state = self._state(fields, self.optimizer(**own))
+        state, metrics = train_steps(state, data, rows, key, preprocess=self._preprocess)
+        return array_fields(state), metrics
+
+    def _evaluate(self, fields: Any, data: Images, rows: Any) -> Any:
+        state = self._state(fields, optax.identity())
+        return eval_steps(state, data, rows, preprocess=self._preprocess)
+
+    def _state(self, fields: dict[str, Any], tx: optax.GradientTransformation) -> TrainState:
+        loss_fn = optax.softmax_cross_entropy_with_integer_labels
+        return TrainState(**fields, apply_fn=self.model.apply, tx=tx, loss_fn=loss_fn)
+
+
+def values(config: Config) -> dict[str, np.float32]:
+    """Return the hyperparameters that are arguments of the training program."""
+    return {name: np.float32(getattr(config, name)) for name in VALUES}
 
 
 def random_key(seed: int) -> jax.Array:

@@ -52,6 +52,11 @@ class TrainState(struct.PyTreeNode):
     loss_fn: LossFn = struct.field(pytree_node=False)
 
 
+def array_fields(state: TrainState) -> dict[str, Any]:
+    """Return the fields of a state that hold arrays, as `state.replace` takes them."""
+    return {name: getattr(state, name) for name in ("step", "params", "batch_stats", "opt_state")}
+
+
 def create_train_state(
     key: Key[Array, ""],
     model: nn.Module,

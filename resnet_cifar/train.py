@@ -33,7 +33,7 @@ def train_and_evaluate(
       config: the run.
       workdir: folder for its files; made if it does not exist.
       stop: polled between dispatches; a run that is asked to stop saves first.
-      programs: compiled by a run that differed only in its seed, to be used again.
+      programs: compiled by a run that they match, to be used again.
 
     Returns:
       The state after the last step.
@@ -81,7 +81,7 @@ def _run(trainer: Trainer, folder: Path, stop: Stop, saved_config: dict[str, Any
             return state
         metrics = Metrics(
             plan,
-            trainer.programs.learning_rate,
+            trainer.learning_rate,
             rows=resumed_rows(read_rows(folder), plan, step, config, saved_config),
             sums=restored.metadata.get("sums") if restored else None,
             step=step,

@@ -7,7 +7,7 @@ answered soon. Everything returns plain data: what a call has finished waiting f
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -18,8 +18,8 @@ from resnet_cifar.data import Images
 from resnet_cifar.epochs import eval_indices
 from resnet_cifar.metrics import Done
 from resnet_cifar.plan import Plan, load_splits
-from resnet_cifar.programs import Programs, random_key
-from resnet_cifar.steps import TrainState
+from resnet_cifar.programs import Programs, random_key, values
+from resnet_cifar.steps import TrainState, array_fields
 
 LONGEST_DISPATCH_SECONDS = 5.0  # A signal waits for the two dispatches in flight.
 
@@ -48,7 +48,7 @@ class Trainer:
 
         Args:
           config: the run.
-          programs: those of a run that differed in its seed alone.
+          programs: those of a run that they match.
           load: loads the splits into host memory.
           steps_per_dispatch: by default what the devices suggest.
           longest_dispatch_seconds: longer training dispatches are halved.
@@ -69,7 +69,10 @@ class Trainer:
         )
         self._longest_dispatch_seconds = longest_dispatch_seconds
         self._init_key, self._order_key, augment_key = jax.random.split(random_key(config.seed), 3)
-        self._augment_key = devices.replicate(augment_key)
+        self._augment_key, self._values = devices.replicate((augment_key, values(config)))
+        ends = range(0, self.plan.num_steps, self.plan.steps_per_epoch)
+        last_steps = [self.plan.epoch_end(step) - 1 for step in ends]
+        self._rates = dict(zip(last_steps, self.learning_rates(last_steps), strict=True))
         self._orders: dict[int, jax.Array] = {}
         self._in_flight: deque[tuple[str, int, float, Any]] = deque()
         self._last_end = -math.inf
@@ -82,7 +85,15 @@ class Trainer:
 
     def init_state(self) -> TrainState:
         """Initialize the state at step 0."""
-        return self.programs.init_state(self._init_key)
+        return self.programs.init_state(self._init_key, self.config)
+
+    def learning_rates(self, steps: Sequence[int]) -> list[float]:
+        """Return the learning rates of the updates that follow so many updates."""
+        return self.programs.learning_rates(self.config.learning_rate, steps)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of one update; at an epoch's end without using the device."""
+        return self._rates[step] if step in self._rates else self.learning_rates([step])[0]
 
     def compile(self, state: TrainState, step: int) -> None:
         """Compile everything that is left to run after `step` steps."""
@@ -125,7 +136,8 @@ class Trainer:
         done = self._make_room("train", rows)
         arguments = self._arguments("train", state, rows)
         program, start = self.programs.compiled("train", *arguments), time.perf_counter()
-        state, metrics = program(*arguments)
+        fields, metrics = program(*arguments)
+        state = state.replace(**fields)
         self._in_flight.append(("train", step, start, metrics))
         # The first dispatch is waited for: it shows how long a dispatch takes.
         done += self._finish(leave=1 if self._pace_is_known else 0)
@@ -188,5 +200,6 @@ class Trainer:
         return np.array_split(rows, -(-len(rows) // self.steps_per_dispatch))
 
     def _arguments(self, split: str, state: TrainState, rows: np.ndarray) -> tuple[Any, ...]:
-        key = (self._augment_key,) if split == "train" else ()
-        return (state, self.images[split], self.programs.devices.split_batch(rows), *key)
+        indices = self.programs.devices.split_batch(rows)
+        more = (self._augment_key, self._values) if split == "train" else ()
+        return (array_fields(state), self.images[split], indices, *more)

@@ -21,8 +21,8 @@ from resnet_cifar import (
 )
 from resnet_cifar.checkpoint import Checkpoint, read
 from resnet_cifar.checkpoint.format import Damaged, by_path, digests, steps
-from resnet_cifar.checkpoint.manager import saved_fields
 from resnet_cifar.errors import UserError
+from resnet_cifar.steps import array_fields
 
 FIXTURES = Path(__file__).parent / "checkpoints"
 
@@ -38,7 +38,7 @@ def test_every_format_loads_and_trains_on(version):
     metadata, arrays = checkpoint = read(FIXTURES / f"format_{version}")
     assert metadata["format"] == version and metadata["config"]["depth"] == 8
     assert digests(arrays) == metadata["sha256"]
-    state = like().replace(**checkpoint.tree(saved_fields(like())))
+    state = like().replace(**checkpoint.tree(array_fields(like())))
     state, metrics = train_step(state, {"image": jnp.ones((4, 32, 32, 3)), "label": jnp.arange(4)})
     assert state.step == 7 and jnp.isfinite(metrics["loss_sum"])
 

@@ -17,8 +17,8 @@ from resnet_cifar import (
 )
 from resnet_cifar.checkpoint import Checkpoints
 from resnet_cifar.checkpoint.format import seal
-from resnet_cifar.checkpoint.manager import saved_fields
 from resnet_cifar.errors import UserError
+from resnet_cifar.steps import array_fields
 
 METADATA = {
     "config": {"depth": 8},
@@ -56,9 +56,9 @@ def test_a_state_comes_back_bit_for_bit(trained, tmp_path):
         checkpoints.save(trained)
     with open_checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore(jax.eval_shape(new_state)).state
-    jax.tree.map(np.testing.assert_array_equal, saved_fields(restored), saved_fields(trained))
+    jax.tree.map(np.testing.assert_array_equal, array_fields(restored), array_fields(trained))
     types = [
-        jax.tree.map(lambda leaf: leaf.dtype, saved_fields(state)) for state in (restored, trained)
+        jax.tree.map(lambda leaf: leaf.dtype, array_fields(state)) for state in (restored, trained)
     ]
     assert types[0] == types[1]
 

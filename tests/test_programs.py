@@ -29,7 +29,7 @@ def test_the_network_is_built_from_the_config(tiny):
 
 def test_the_optimizer_is_built_from_the_config(tiny):
     config = dataclasses.replace(tiny, momentum=0.5, weight_decay=0.01)
-    state = Programs(config).init_state(random_key(0))
+    state = Programs(config).init_state(random_key(0), config)
     params, opt_state = state.params, state.opt_state
     grads = jax.tree.map(np.ones_like, params)
     value, buffer = np.float64(params["head"]["kernel"][0, 0]), 0.0
@@ -41,15 +41,14 @@ def test_the_optimizer_is_built_from_the_config(tiny):
     np.testing.assert_allclose(params["head"]["kernel"][0, 0], value, rtol=1e-5)
 
 
-def test_programs_match_configs_that_differ_in_the_seed(tiny):
+def test_programs_match_configs_that_differ_in_values(tiny):
     programs = Programs(tiny)
-    assert programs.matches(dataclasses.replace(tiny, seed=5))
-    assert not programs.matches(dataclasses.replace(tiny, weight_decay=0.1))
+    assert programs.matches(dataclasses.replace(tiny, seed=5, learning_rate=2, weight_decay=0.1))
+    assert not programs.matches(dataclasses.replace(tiny, momentum=0.1))
 
 
 def test_learning_rates_are_those_of_the_schedule(tiny):
-    programs = Programs(tiny)
-    rates = [programs.learning_rate(step) for step in range(16)]
+    rates = Programs(tiny).learning_rates(0.1, range(16))
     expected = [0, 0.025, 0.05, 0.075] + [0.1] * 4 + [0.01] * 4 + [0.001] * 4
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
 

@@ -11,12 +11,12 @@ import pytest
 from helpers import StopAfter, assert_same, untimed
 from PIL import Image
 
-from resnet_cifar.checkpoint.manager import saved_fields
 from resnet_cifar.config import Config
 from resnet_cifar.devices import Devices
 from resnet_cifar.errors import UserError
 from resnet_cifar.log import Log, read_rows
 from resnet_cifar.programs import Programs
+from resnet_cifar.steps import array_fields
 from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.train import dry_run, run, train_and_evaluate
 from resnet_cifar.trainer import Trainer
@@ -79,7 +79,7 @@ def test_a_run_with_the_programs_of_another_seed_is_the_same_run(finished, tmp_p
     programs = Programs(other := dataclasses.replace(config, seed=5))
     train_and_evaluate(other, tmp_path / "other", programs=programs)
     shared = train_and_evaluate(config, tmp_path / "shared", programs=programs)
-    assert_same(saved_fields(shared), saved_fields(state))
+    assert_same(array_fields(shared), array_fields(state))
     assert untimed(read_rows(tmp_path / "shared")) == untimed(read_rows(folder))
     summaries = [
         json.loads((tmp_path / n / "summary.json").read_text()) for n in ("other", "shared")
@@ -135,7 +135,7 @@ def test_a_killed_run_resumes_to_the_same_end(finished, tmp_path):
         file.write('{"step": 12, "epoch": 3.0, "split": "train", "loss": 1.0}\n{"step": 12, "ep')
 
     resumed = train_and_evaluate(config, tmp_path)
-    assert_same(saved_fields(resumed), saved_fields(state))
+    assert_same(array_fields(resumed), array_fields(state))
     assert untimed(read_rows(tmp_path)) == untimed(read_rows(folder))
 
 
@@ -147,7 +147,7 @@ def test_a_stopped_run_resumes_at_that_very_step(finished, tmp_path, polls, save
         train_and_evaluate(config, tmp_path, stop=StopAfter(polls))
     resumed = train_and_evaluate(config, tmp_path)
     assert f"resuming from the checkpoint of step {saved} " in capsys.readouterr().out
-    assert_same(saved_fields(resumed), saved_fields(state))
+    assert_same(array_fields(resumed), array_fields(state))
     assert untimed(read_rows(tmp_path)) == untimed(read_rows(folder))
 
 
@@ -166,7 +166,7 @@ def test_a_run_with_long_dispatches_stops_between_them(tiny, tmp_path):
         folder = tmp_path / f"stopped {polls}"
         with pytest.raises(Stopped, match=f"saved at step {saved} of 8"):
             train(folder, StopAfter(polls))
-        assert_same(saved_fields(train(folder, Stop())), saved_fields(state))
+        assert_same(array_fields(train(folder, Stop())), array_fields(state))
         assert untimed(read_rows(folder)) == untimed(read_rows(tmp_path / "whole"))
 
 
@@ -193,7 +193,7 @@ def test_a_finished_run_started_again_changes_nothing(finished, tmp_path, capsys
     config, folder, state = finished
     shutil.copytree(folder, tmp_path / "copy")
     again = train_and_evaluate(config, tmp_path / "copy")
-    assert_same(saved_fields(again), saved_fields(state))
+    assert_same(array_fields(again), array_fields(state))
     files = [
         sorted(p.relative_to(top) for p in top.iterdir()) for top in (folder, tmp_path / "copy")
     ]
@@ -209,7 +209,7 @@ def test_an_extended_run_is_the_longer_run(finished, tiny, tmp_path):
     shutil.copytree(folder, tmp_path / "extended")
     state = train_and_evaluate(tiny, tmp_path / "extended")
     whole = train_and_evaluate(tiny, tmp_path / "whole")
-    assert_same(saved_fields(state), saved_fields(whole))
+    assert_same(array_fields(state), array_fields(whole))
     folders = (tmp_path / "extended", tmp_path / "whole")
     assert untimed(read_rows(folders[0])) == untimed(read_rows(folders[1]))
     configs = [(folder / "config.json").read_text() for folder in folders]

@@ -5,11 +5,13 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from helpers import assert_same
 
 from resnet_cifar.devices import Devices
 from resnet_cifar.metrics import Metrics
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.programs import Programs
+from resnet_cifar.steps import array_fields
 from resnet_cifar.trainer import Trainer
 
 
@@ -19,7 +21,7 @@ def new_state(trainer):
 
 def train_epoch(trainer, state, step=0):
     """Train to the end of the epoch; return the state, its step and the row."""
-    metrics = Metrics(trainer.plan, trainer.programs.learning_rate)
+    metrics = Metrics(trainer.plan, trainer.learning_rate)
     finished = []
     for rows in trainer.epoch_batches(step):
         state, done = trainer.train(state, step, rows)
@@ -31,7 +33,7 @@ def train_epoch(trainer, state, step=0):
 
 
 def evaluate(trainer, state, split="test"):
-    metrics = Metrics(trainer.plan, trainer.programs.learning_rate)
+    metrics = Metrics(trainer.plan, trainer.learning_rate)
     finished = [
         done
         for rows in trainer.eval_batches(split)
@@ -149,3 +151,16 @@ def test_a_state_that_is_not_finite_scores_nan(short):
     rows = trainer.eval_batches("test")[0]
     (done,) = trainer.evaluate(bad, 0, "test", rows)
     assert np.isnan(done.metrics["loss_sum"]).all()
+
+
+def test_runs_of_other_rates_share_a_program_and_change_nothing(tiny):
+    def train(trainer):
+        return array_fields(train_epoch(trainer, new_state(trainer))[0])
+
+    other = dataclasses.replace(tiny, learning_rate=0.02, weight_decay=0.01)
+    programs = Programs(tiny)
+    train(Trainer(tiny, programs=programs))
+    compiled = programs.compile_seconds
+    shared = train(Trainer(other, programs=programs))
+    assert programs.compile_seconds == compiled
+    assert_same(shared, train(Trainer(other)))

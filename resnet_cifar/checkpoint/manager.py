@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from resnet_cifar.checkpoint import format as fmt
 from resnet_cifar.checkpoint.format import Damaged, Metadata
 from resnet_cifar.errors import Diverged, UserError
-from resnet_cifar.steps import TrainState
+from resnet_cifar.steps import TrainState, array_fields
 from resnet_cifar.workdir import write_atomically
 
 
@@ -91,7 +91,7 @@ class Checkpoints:
         """
         self.wait()
         # A copy, since the next step reuses the buffers of this one.
-        arrays = jax.tree.map(np.array, jax.device_get(saved_fields(state)))
+        arrays = jax.tree.map(np.array, jax.device_get(array_fields(state)))
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(arrays)):
             raise Diverged(
                 f"the state after step {int(arrays['step']):,} is not finite and was not saved: "
@@ -187,7 +187,7 @@ class Checkpoints:
                     "deleted. To start over, choose another --workdir"
                 )
             return None
-        state = like.replace(**checkpoint.tree(saved_fields(like)))
+        state = like.replace(**checkpoint.tree(array_fields(like)))
         for step, problem in damaged.items():
             print(f"warning: {problem}; moved to {self._set_aside(step)}", file=sys.stderr)
         if damaged:
@@ -201,8 +201,3 @@ class Checkpoints:
         aside = tempfile.mkdtemp(prefix=f"{step}-", dir=folder)
         shutil.move(self._folder / str(step), aside)
         return aside
-
-
-def saved_fields(state: TrainState) -> dict[str, Any]:
-    """Return the part of a state that a checkpoint holds."""
-    return {name: getattr(state, name) for name in ("step", "params", "batch_stats", "opt_state")}
