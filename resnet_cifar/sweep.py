@@ -3,98 +3,54 @@
   resnet_cifar sweep
   resnet_cifar sweep --recipes=card --datasets=cifar10 --depths=20,56 --seeds=0,1,2
   resnet_cifar sweep --shard=2/8
-  resnet_cifar sweep --workdir=runs/half --config.num_epochs=80 --config.decay_epochs=40,60
+  resnet_cifar sweep --config=configs/resnet20.py --config.learning_rate=0.6,1.2 --seeds=0,1,2
 
 Finished runs are skipped and interrupted ones resumed: rerun the command until the grid is
-complete. The output of a run goes to `log.txt` in its folder. A --config.FIELD applies to all runs.
+complete. The output of a run goes to `log.txt` in its folder. A --config.FIELD takes one value for
+all runs or several, and every combination is trained. With --config=FILE, its config is the base,
+with its own data set and depth, instead of the recipes.
 """
 
 import contextlib
 import dataclasses
 import datetime
 import gc
-import itertools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 
 from resnet_cifar.cli import enable_compile_cache, explain
 from resnet_cifar.config import Config, validate
-from resnet_cifar.config_flags import define_require, override
+from resnet_cifar.config_flags import define_file, define_require, read_config
 from resnet_cifar.devices import require
 from resnet_cifar.errors import UserError
+from resnet_cifar.grid import (
+    DATASETS,
+    DEPTHS,
+    FIRST_SEEDS,
+    FLAGS,
+    RECIPES,
+    SEEDS,
+    Job,
+    make_jobs,
+    read_grid,
+    take_shard,
+)
 from resnet_cifar.plan import load_splits, make_plan
 from resnet_cifar.programs import Programs
 from resnet_cifar.recipes import make_config
 from resnet_cifar.report.runs import read_summary
+from resnet_cifar.report.variants import with_fields
 from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.streams import BrokenPipeSafe
 from resnet_cifar.train import train_and_evaluate
-from resnet_cifar.workdir import absolute, check_resumable, check_writable, run_name, saved_config
+from resnet_cifar.workdir import absolute, check_resumable, check_writable, saved_config
 
-# The most valuable first.
-RECIPES = ("card", "strong", "fast")
-DATASETS = ("cifar10", "cifar100")
-DEPTHS = (56, 20, 110, 32, 44)
-SEEDS = (0, 1, 2, 3, 4)
-HIDDEN = ("depth", "dataset", "seed")  # Each has a flag of its own.
-FIRST_SEEDS = 3  # Of every network, before the other seeds: enough for a standard deviation.
-
-
-class Job(NamedTuple):
-    """One run of a sweep."""
-
-    recipe: str
-    config: Config
-    folder: Path
-
-
-def make_jobs(
-    workdir: str | Path,
-    fields: Mapping[str, Any] | None = None,
-    *,
-    recipes: Sequence[str] = RECIPES,
-    datasets: Sequence[str] = DATASETS,
-    depths: Sequence[int] = DEPTHS,
-    seeds: Sequence[int] = SEEDS,
-) -> list[Job]:
-    """Return the runs in order of value: for each recipe, the first seeds of all networks first.
-
-    Args:
-      workdir: folder for the folders of the runs.
-      fields: of the config, set for all runs.
-      recipes: names, as those of recipes.RECIPES.
-      datasets: names.
-      depths: of the networks.
-      seeds: of each network.
-    """
-    jobs = []
-    for recipe, wave in itertools.product(recipes, (seeds[:FIRST_SEEDS], seeds[FIRST_SEEDS:])):
-        for dataset, depth, seed in itertools.product(datasets, depths, wave):
-            config = make_config(recipe, depth=depth, dataset=dataset, seed=seed)
-            config = dataclasses.replace(config, **(fields or {}))
-            folder = Path(workdir).expanduser() / run_name(recipe, config)
-            jobs.append(Job(recipe, config, folder))
-    return jobs
-
-
-def take_shard(jobs: list[Job], shard: str) -> list[Job]:
-    """Return every 8th network from the second on, for the shard "2/8".
-
-    The seeds of a network stay together, as they share compiled programs.
-    """
-    try:
-        index, count = (int(part) for part in shard.split("/"))
-    except ValueError:
-        index, count = 0, 0
-    if not 1 <= index <= count:
-        raise UserError(f"--shard={shard} must be like 2/8, the second of eight: from 1/8 to 8/8")
-    groups = itertools.groupby(jobs, lambda job: (job.recipe, job.config.dataset, job.config.depth))
-    shares = [list(group) for _, group in groups][index - 1 :: count]
-    return list(itertools.chain.from_iterable(shares))
+HIDDEN = tuple(FLAGS)
 
 
 def result(job: Job) -> dict[str, Any]:
@@ -144,7 +100,7 @@ def sweep(
         load_splits(config, make_plan(config))  # Fail early if data is missing.
     for folder in {job.folder.parent for job in left}:
         check_writable(folder)
-    programs: list[Programs] = []  # Of the latest network.
+    programs: list[Programs] = []  # Of the latest run.
     failed = []
     for number, job in enumerate(left, 1):
         if stop.signal:
@@ -200,14 +156,21 @@ def score(job: Job) -> str:
 
 
 def status(jobs: list[Job]) -> str:
-    """Return a table of the finished runs of each network, and how much is left."""
+    """Return a table of the finished runs of each network and setting, and how much is left."""
     depths = sorted({job.config.depth for job in jobs})
-    lines = [f"{'finished':<20}" + "".join(f"{f'ResNet{depth}':>11}" for depth in depths)]
-    for recipe, dataset in dict.fromkeys((job.recipe, job.config.dataset) for job in jobs):
-        own = [job for job in jobs if (job.recipe, job.config.dataset) == (recipe, dataset)]
+    shared = {n: v for n, v in jobs[0].setting.items() if all(j.setting[n] == v for j in jobs)}
+    rows: dict[str, list[Job]] = {}
+    for job in jobs:
+        varying = {name: value for name, value in job.setting.items() if name not in shared}
+        label = f"{job.recipe:<7} {job.config.dataset:<11} {with_fields('', varying)}".rstrip()
+        rows.setdefault(label, []).append(job)
+    width = max(20, *(len(label) + 1 for label in rows))
+    lines = [f"all runs: {with_fields('', shared)}"] if shared else []
+    lines.append(f"{'finished':<{width}}" + "".join(f"{f'ResNet{depth}':>11}" for depth in depths))
+    for label, own in rows.items():
         by_depth = [[bool(result(job)) for job in own if job.config.depth == d] for d in depths]
         counts = [f"{sum(done)} of {len(done)}" for done in by_depth]
-        lines.append(f"{recipe:<8}{dataset:<12}" + "".join(f"{count:>11}" for count in counts))
+        lines.append(f"{label:<{width}}" + "".join(f"{count:>11}" for count in counts))
     return "\n".join([*lines, time_left(jobs, [job for job in jobs if not result(job)])])
 
 
@@ -249,6 +212,7 @@ def define_flags(values: flags.FlagValues) -> None:
     def define(name: str, default: Sequence[Any], text: str) -> None:
         flags.DEFINE_list(name, [*map(str, default)], text, flag_values=values)
 
+    define_file(values)
     define("recipes", RECIPES, "Recipes, the most valuable first.")
     define("datasets", DATASETS, "Data sets, the most valuable first.")
     define("depths", DEPTHS, "Depths of the networks, the most valuable first.")
@@ -262,20 +226,28 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
-    _, fields = override(Config(), arguments, [*values])
-    for name in fields:
-        if name in HIDDEN:
-            raise UserError(f"--config.{name} would be the same for all runs: use --{name}s")
     given: dict[str, Any] = values.flag_values_dict()
     if not given["workdir"]:
         raise UserError("--workdir= must be a folder, such as runs")
+    grid = read_grid(arguments, [*values])
+    make = make_config
+    if given["config"]:
+        base, recipe = read_config(values, [])
+        if values["recipes"].present:
+            raise UserError("--config and --recipes exclude each other: use --config=FILE:RECIPE")
+        make = partial(from_base, base)
+        given["recipes"] = [recipe or file_label(Path(given["config"]), base)]
+        for name, field in (("datasets", "dataset"), ("depths", "depth")):
+            if not values[name].present:
+                given[name] = [str(getattr(base, field))]
     jobs = make_jobs(
         absolute(given["workdir"]),
-        fields,
-        recipes=each_once("recipes", given["recipes"]),
+        grid,
+        recipes=given["recipes"] if given["config"] else each_once("recipes", given["recipes"]),
         datasets=each_once("datasets", given["datasets"]),
         depths=numbers("depths", given["depths"]),
         seeds=numbers("seeds", given["seeds"]),
+        make=make,
     )
     jobs = take_shard(jobs, given["shard"])
     require(given["require"])
@@ -285,6 +257,18 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
         print(status(jobs))
     else:
         sweep(jobs, stop=stop)
+
+
+def from_base(base: Config, recipe: str, **fields: Any) -> Config:
+    """Return the config of a file for another network, data set or seed."""
+    del recipe
+    return dataclasses.replace(base, **fields)
+
+
+def file_label(path: Path, base: Config) -> str:
+    """Name a config file, but not where its config is the card's."""
+    card = make_config("card", depth=base.depth, dataset=base.dataset, seed=base.seed)
+    return "" if base == card else path.stem
 
 
 if __name__ == "__main__":

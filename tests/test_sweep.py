@@ -17,20 +17,11 @@ import pytest
 from resnet_cifar import sweep as sweep_module
 from resnet_cifar.config import Config
 from resnet_cifar.errors import Diverged, UserError
+from resnet_cifar.grid import Job
 from resnet_cifar.log import read_rows
 from resnet_cifar.programs import Programs
-from resnet_cifar.recipes import make_config
 from resnet_cifar.stop import Stop, Stopped
-from resnet_cifar.sweep import (
-    Job,
-    each_once,
-    make_jobs,
-    numbers,
-    result,
-    sweep,
-    take_shard,
-    time_left,
-)
+from resnet_cifar.sweep import each_once, numbers, result, sweep, time_left
 from resnet_cifar.train import train_and_evaluate
 from resnet_cifar.workdir import lock
 
@@ -53,53 +44,6 @@ def make(config, folder, seeds=(0, 1)):
         Job("card", dataclasses.replace(config, seed=seed), folder / f"seed{seed}")
         for seed in seeds
     ]
-
-
-def test_the_most_valuable_runs_come_first():
-    jobs = make_jobs(Path("runs"), {"num_epochs": 3}, recipes=["card", "strong"], depths=[56, 20])
-    order = [(job.recipe, job.config.dataset, job.config.depth, job.config.seed) for job in jobs]
-    waves = [
-        ("cifar10", (0, 1, 2)),
-        ("cifar100", (0, 1, 2)),
-        ("cifar10", (3, 4)),
-        ("cifar100", (3, 4)),
-    ]
-    assert order == [
-        (recipe, dataset, depth, seed)
-        for recipe in ("card", "strong")
-        for dataset, seeds in waves
-        for depth in (56, 20)
-        for seed in seeds
-    ]
-    assert jobs[0].config == make_config("card", depth=56, num_epochs=3)
-    assert jobs[-1].config == make_config(
-        "strong", depth=20, dataset="cifar100", seed=4, num_epochs=3
-    )
-    assert [str(jobs[at].folder) for at in (0, -1)] == [
-        "runs/resnet56-cifar10-seed0", "runs/resnet20-cifar100-strong-seed4",
-    ]  # fmt: skip
-
-
-def test_shards_split_networks_and_keep_their_seeds():
-    jobs = make_jobs(
-        Path("runs"),
-        {},
-        recipes=["card"],
-        datasets=["cifar10"],
-        depths=[56, 20, 8],
-        seeds=[0, 1, 2, 3, 4],
-    )
-    shares = [take_shard(jobs, f"{index}/2") for index in (1, 2)]
-    assert [[(job.config.depth, job.config.seed) for job in share] for share in shares] == [
-        [(56, 0), (56, 1), (56, 2), (8, 0), (8, 1), (8, 2), (20, 3), (20, 4)],
-        [(20, 0), (20, 1), (20, 2), (56, 3), (56, 4), (8, 3), (8, 4)],
-    ]
-
-
-@pytest.mark.parametrize("shard", ["0/8", "9/8", "8", "a/b", "1/2/3", ""])
-def test_a_malformed_shard_is_refused(shard):
-    with pytest.raises(UserError, match="from 1/8 to 8/8"):
-        take_shard([], shard)
 
 
 def test_seeds_share_programs_and_each_run_is_as_if_alone(short, tmp_path, capsys):
@@ -323,7 +267,7 @@ def test_a_dry_run_shows_what_is_left(tmp_path):
     ("arguments", "message"),
     [
         (["--depths=21", "--dry_run"], r"depth=21 is not 6n \+ 2 .* 20 and 26"),
-        (["--config.seed=3"], "--config.seed would be the same for all runs: use --seeds"),
+        (["--config.seed=3"], "--config.seed belongs to the runs: use --seeds"),
         (
             ["--config.lerning_rate=3"],
             r"config.lerning_rate is unknown: did you mean --config.learning_rate",
