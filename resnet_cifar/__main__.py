@@ -10,6 +10,7 @@ from resnet_cifar.streams import safe_streams
 VERBS = {
     "train": ("resnet_cifar.train_command", "train one network, or resume its run"),
     "sweep": ("resnet_cifar.sweep", "train many networks, and resume what was interrupted"),
+    "compare": ("resnet_cifar.compare", "show what differs between finished runs"),
     "report": ("resnet_cifar.report.command", "turn finished runs into tables and pictures"),
 }
 

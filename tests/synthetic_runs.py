@@ -28,6 +28,14 @@ def make_run(*arguments, **fields):
     return compact(make_summary(*arguments, **fields))
 
 
+def make_validated(validation, **fields):
+    """Return a run that has a validation split, with this accuracy on it."""
+    run = make_run(train_split="train[:45000]", validation_split="train[45000:]", **fields)
+    return run | {
+        "epochs": run["epochs"] | {"validation": {"epoch": [2], "accuracy": [validation]}}
+    }
+
+
 def make_diverged(recipe="card", **fields):
     run = make_run(recipe, **fields)
     return {name: run[name] for name in ("dataset", "depth", "seed", "config")} | {

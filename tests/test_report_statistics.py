@@ -29,7 +29,7 @@ def test_differences_are_paired_by_seed():
         for seed in (2, 1, 0, 7)
     ]
     # Gains 0.010, 0.011, 0.010 deviate by 0.000577; t is 4.303 at 2 degrees of freedom.
-    expected = (0.031 / 3, 4.303 * 0.00057735 / 3**0.5, 3)
+    expected = (0.031 / 3, 4.303 * 0.00057735 / 3**0.5, 3, 0.00057735)
     np.testing.assert_allclose(paired_difference(ours, baseline), expected, rtol=1e-3)
 
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
+from resnet_cifar.report.ranking import HeatMap
 from resnet_cifar.report.statistics import Curve, Series
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
@@ -157,6 +158,38 @@ def draw_series(axes: Axes, series: list[Series]) -> list[Line2D]:
     axes.set_xlabel("minutes of training")
     axes.set_ylabel("test accuracy (%), ours mean ± deviation")
     return lines
+
+
+def plot_heat_maps(maps: dict[str, HeatMap], path: Path) -> None:
+    """Draw the accuracy of each combination of two fields as a PNG, with its number in each cell.
+
+    Args:
+      maps: by the title of their panel.
+      path: The picture.
+    """
+    heat_map_figure(maps).savefig(path, dpi=120, metadata=REPRODUCIBLE)
+
+
+def heat_map_figure(maps: dict[str, HeatMap]) -> Figure:
+    columns = max(len(own.x_values) for own in maps.values())
+    rows = max(len(own.y_values) for own in maps.values())
+    size = (1.6 + max(3.0, 0.9 * columns)) * len(maps), 1.4 + 0.5 * rows
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, (title, own) in zip(panels, maps.items(), strict=True):
+        accuracy = np.array(own.accuracy)
+        image = axes.imshow(accuracy, cmap="cividis", aspect="auto")  # Its lightness is monotonic.
+        axes.set_title(f"{title}: {own.split} accuracy (%)", fontsize=10)
+        axes.set_xticks(range(len(own.x_values)), own.x_values)
+        axes.set_yticks(range(len(own.y_values)), own.y_values)
+        axes.set_xlabel(own.x)
+        axes.set_ylabel(own.y)
+        for (y, x), value in np.ndenumerate(accuracy):
+            dark = image.norm(value) < 0.5
+            text = "-" if np.isnan(value) else f"{value:.2f}"
+            color = "white" if dark and text != "-" else "black"
+            axes.text(x, y, text, ha="center", va="center", color=color)
+    return figure
 
 
 def panel_figure(

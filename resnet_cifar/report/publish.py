@@ -13,7 +13,8 @@ from resnet_cifar.errors import UserError
 from resnet_cifar.recipes import RECIPES
 from resnet_cifar.report import tables
 from resnet_cifar.report.pages import fill, wrap
-from resnet_cifar.report.plots import plot_accuracy_against_time, plot_learning
+from resnet_cifar.report.plots import plot_accuracy_against_time, plot_heat_maps, plot_learning
+from resnet_cifar.report.ranking import heat_maps
 from resnet_cifar.report.runs import (
     CARD_DEPTHS,
     DATASET_TITLES,
@@ -59,6 +60,8 @@ def report(workdir: Path, *, output: Path | None = None, root: Path | None = Non
         if output:
             write_runs(output, runs)
             draw_learning(groups, output.with_suffix(".png"))
+            if maps := heat_maps(groups):
+                plot_heat_maps(maps, output.with_name(f"{output.stem}_heat_map.png"))
         elif root:
             add_to_recipes(groups, root / "results")
         for path in publish(root) if root else ():

@@ -22,6 +22,7 @@ class PairedDifference(NamedTuple):
     mean: float
     half_interval: float
     pairs: int
+    deviation: float  # Of the single differences.
 
 
 class Curve(NamedTuple):
@@ -82,7 +83,7 @@ def paired_difference(runs: list[Run], baseline: list[Run]) -> PairedDifference 
 
     mean, deviation, pairs = spread(gains)
     quantile = float(t.ppf(0.975, pairs - 1))
-    return PairedDifference(mean, quantile * deviation / math.sqrt(pairs), pairs)
+    return PairedDifference(mean, quantile * deviation / math.sqrt(pairs), pairs, deviation)
 
 
 def learning_curves(groups: dict[str, list[Run]]) -> dict[str, list[Curve]]:

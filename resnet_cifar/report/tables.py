@@ -14,8 +14,15 @@ from resnet_cifar.config import Config
 from resnet_cifar.models import ResNet
 from resnet_cifar.recipes import DEPTH_OVERRIDES, RECIPES, make_config
 from resnet_cifar.report.pages import enumerate_words, markdown_table, wrap
+from resnet_cifar.report.ranking import (
+    best_by_validation,
+    gains,
+    mean_validation,
+    seeds_needed,
+    validation_accuracy,
+)
 from resnet_cifar.report.runs import CARD_DEPTHS, DATASET_TITLES, completed, networks, select
-from resnet_cifar.report.statistics import paired_difference, spread
+from resnet_cifar.report.statistics import PairedDifference, paired_difference, spread
 from resnet_cifar.report.variants import Run, format_value, label_variants
 
 Load = Callable[[str], list[Run]]  # Returns the runs of results/NAME.json.
@@ -156,9 +163,11 @@ def comparison_table(load: Load) -> list[str]:
 def gain_cell(runs: list[Run], baseline: list[Run]) -> str:
     """Return `mean difference ± half of its 95 % interval (pairs)`, in points."""
     difference = paired_difference(runs, baseline)
-    if difference is None:
-        return NO_RUN
-    mean, half, pairs = difference
+    return difference_cell(difference) if difference else NO_RUN
+
+
+def difference_cell(difference: PairedDifference) -> str:
+    mean, half, pairs, _ = difference
     return f"{100 * mean:+.2f} ± {100 * half:.2f} ({pairs})"
 
 
@@ -205,23 +214,57 @@ def recipes_table() -> list[str]:
 def variants_table(groups: dict[str, list[Run]]) -> list[str]:
     """Return accuracy and time of every network and variant, and what one gains over another."""
     shared, short = label_variants(groups)
-    rows, gains = [], []
-    for index, (name, runs) in enumerate(groups.items()):
+    everything = [run for runs in groups.values() for run in runs]
+    validated = any(validation_accuracy(run) is not None for run in completed(everything))
+    rows = []
+    for name, runs in groups.items():
         for dataset, depth in networks(runs):
             own = select(runs, dataset, depth)
-            network = [dataset, f"ResNet{depth}"]
             seconds = f"{statistics.mean(run['train_seconds'] for run in own):,.0f}" if own else ""
-            rows.append([short[name], *network, accuracy_cell(runs, dataset, depth), seconds])
-            for other in list(groups)[:index]:
-                cell = gain_cell(own, select(groups[other], dataset, depth))
-                gains += [[f"{short[name]} over {short[other]}", *network, cell]] * (cell != NO_RUN)
+            score = mean_validation(own)
+            chosen_by = [f"{100 * score:.2f}" if score is not None else NO_RUN] * validated
+            network = [dataset, f"ResNet{depth}"]
+            test = accuracy_cell(runs, dataset, depth)
+            rows.append([short[name], *network, *chosen_by, test, seconds])
     lines = [*wrap(f"All runs: {shared}."), ""] if shared else []
-    heading = ["variant", "data", "network", "test accuracy (%), seeds", "seconds of training"]
-    lines += markdown_table(heading, rows)
-    if gains:
-        heading = ["gain", "data", "network", "points, 95 % interval, pairs"]
-        lines += ["", *markdown_table(heading, gains)]
+    heading = ["variant", "data", "network", *["validation accuracy (%)"] * validated]
+    lines += markdown_table([*heading, "test accuracy (%), seeds", "seconds of training"], rows)
+    return [*lines, *best_settings(groups, short), *gains_table(groups, short)]
+
+
+def best_settings(groups: dict[str, list[Run]], short: dict[str, str]) -> list[str]:
+    """Name the best setting of each network by its validation split, or say that there is none."""
+    if len(groups) < 2:
+        return []
+    lines = []
+    for dataset, depth in networks([run for runs in groups.values() for run in runs]):
+        if best := best_by_validation(groups, dataset, depth):
+            cell = accuracy_cell(groups[best], dataset, depth)
+            text = f"Best of ResNet{depth} on {dataset} by validation: {short[best]}; test {cell}."
+            lines += ["", *wrap(text)]
+    if not lines:
+        text = (
+            "Not ranked, for lack of a validation split on all runs: "
+            "`train_split=train[:45000]`, `validation_split=train[45000:]`."
+        )
+        lines = ["", *wrap(text)]
     return lines
+
+
+def gains_table(groups: dict[str, list[Run]], short: dict[str, str]) -> list[str]:
+    """Return what one variant gains over another, and how many more seeds would show 0.2 points."""
+    rows = []
+    for name, over, dataset, depth, difference in gains(groups):
+        needed = seeds_needed(difference.deviation)
+        more = "over 1,000" if needed is None else str(max(0, needed - difference.pairs))
+        network = [dataset, f"ResNet{depth}"]
+        rows.append(
+            [f"{short[name]} over {short[over]}", *network, difference_cell(difference), more]
+        )
+    if not rows:
+        return []
+    heading = ["gain", "data", "network", "points, 95 % interval, pairs", "more seeds for ± 0.2"]
+    return ["", *markdown_table(heading, rows)]
 
 
 def origin(load: Load, names: Iterable[str], up: str) -> list[str]:

@@ -1,0 +1,143 @@
+"""Settings compared: the best by validation, paired gains, seeds needed, a table for a heat map.
+
+No setting is ever chosen by the test set.
+"""
+
+import itertools
+import math
+import statistics
+from typing import Any, NamedTuple
+
+from resnet_cifar.report.runs import networks, select
+from resnet_cifar.report.statistics import PairedDifference, paired_difference
+from resnet_cifar.report.variants import Run, format_value, varying_fields
+
+VISIBLE_DIFFERENCE = 0.002  # 0.2 points of accuracy.
+MOST_SEEDS = 1000
+ALL_PAIRS = 4  # So many variants are all compared with each other.
+
+
+class Gain(NamedTuple):
+    """What one variant gains over another on one network."""
+
+    name: str
+    over: str
+    dataset: str
+    depth: int
+    difference: PairedDifference
+
+
+class HeatMap(NamedTuple):
+    """Mean accuracy (%) by two fields; nan where there is no run."""
+
+    split: str
+    x: str
+    y: str
+    x_values: list[str]
+    y_values: list[str]
+    accuracy: list[list[float]]  # [y, x].
+
+
+def validation_accuracy(run: Run) -> float | None:
+    """Return the last validation accuracy of a run; None without a validation split."""
+    accuracies = run["epochs"].get("validation", {}).get("accuracy")
+    return accuracies[-1] if accuracies else None
+
+
+def mean_validation(runs: list[Run]) -> float | None:
+    """Return the mean validation accuracy; None if any run has none, or there are no runs."""
+    values = [validation_accuracy(run) for run in runs]
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known and len(known) == len(values) else None
+
+
+def best_by_validation(groups: dict[str, list[Run]], dataset: str, depth: int) -> str | None:
+    """Return the variant of the highest mean validation accuracy on one network.
+
+    None if fewer than two variants were trained on it, or one of them has no validation split.
+    """
+    own = {name: select(runs, dataset, depth) for name, runs in groups.items()}
+    scores = {name: mean_validation(runs) for name, runs in own.items() if runs}
+    known = {name: score for name, score in scores.items() if score is not None}
+    if len(scores) < 2 or len(known) < len(scores):
+        return None
+    return max(known, key=lambda name: known[name])
+
+
+def gains(groups: dict[str, list[Run]]) -> list[Gain]:
+    """Compare variants seed by seed: all pairs of a few, else each with a reference.
+
+    The reference is the best by validation, or the first one without a validation split.
+    """
+    found = []
+    for dataset, depth in networks(list(itertools.chain.from_iterable(groups.values()))):
+        own = {name: select(runs, dataset, depth) for name, runs in groups.items()}
+        names = [name for name, runs in own.items() if runs]
+        pairs = [(name, over) for i, name in enumerate(names) for over in names[:i]]
+        if len(names) > ALL_PAIRS:
+            reference = best_by_validation(groups, dataset, depth) or names[0]
+            pairs = [(name, reference) for name in names if name != reference]
+        for name, over in pairs:
+            if difference := paired_difference(own[name], own[over]):
+                found.append(Gain(name, over, dataset, depth, difference))
+    return found
+
+
+def seeds_needed(deviation: float, difference: float = VISIBLE_DIFFERENCE) -> int | None:
+    """Return how many pairs make the 95 % interval of their mean no wider than ± `difference`.
+
+    It is the smallest n with `t(0.975, n - 1) * deviation / sqrt(n) <= difference`, for a deviation
+    of single pairs as large as so far. None if that is more than a thousand.
+
+    Example:
+      >>> seeds_needed(deviation=0.003)
+      12
+    """
+    from scipy.stats import t  # Slow to import.
+
+    for n in range(2, MOST_SEEDS + 1):
+        if float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n) <= difference:
+            return n
+    return None
+
+
+def heat_maps(groups: dict[str, list[Run]]) -> dict[str, HeatMap]:
+    """Return a map for each network, by its title, if the variants differ in exactly two fields.
+
+    The accuracy is that of the validation split where there is one.
+    """
+    runs = list(itertools.chain.from_iterable(groups.values()))
+    fields = varying_fields(runs)
+    if len(fields) != 2:
+        return {}
+    y, x = fields
+    maps = {}
+    for dataset, depth in networks(runs):
+        own = select(runs, dataset, depth)
+        values = {field: ordered_values(own, field) for field in fields}
+        if all(len(found) > 1 for found in values.values()):
+            split = "test" if mean_validation(own) is None else "validation"
+            cells = [
+                [cell(own, {x: column, y: row}, split) for column in values[x]] for row in values[y]
+            ]
+            title = f"ResNet{depth} on {dataset}"
+            maps[title] = HeatMap(split, x, y, values[x], values[y], cells)
+    return maps
+
+
+def ordered_values(runs: list[Run], field: str) -> list[str]:
+    """Return the values of a field, numbers in ascending order."""
+    values = {format_value(run["config"].get(field)): run["config"].get(field) for run in runs}
+    numeric = all(isinstance(value, int | float) for value in values.values())
+    order: Any = values.get if numeric else None
+    return sorted(values, key=order)
+
+
+def cell(runs: list[Run], setting: dict[str, str], split: str) -> float:
+    own = [
+        run
+        for run in runs
+        if all(format_value(run["config"].get(name)) == v for name, v in setting.items())
+    ]
+    accuracies = [run["epochs"][split]["accuracy"][-1] for run in own]
+    return 100 * statistics.mean(accuracies) if accuracies else math.nan
