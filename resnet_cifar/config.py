@@ -45,7 +45,17 @@ class Config:
     decay_factor: float = 0.1
     momentum: float = 0.9
     nesterov: bool = False
-    weight_decay: float = 1e-4  # Coupled (L2), on all parameters.
+    weight_decay: float = 1e-4  # Coupled (L2) for "sgd", decoupled for the others.
+    decay_mask: bool = False  # True: no weight decay of BatchNorm and biases.
+    optimizer: str = "sgd"  # "adamw" (Loshchilov & Hutter 2019), "muon" (Jordan et al. 2024).
+
+    # Regularization, off by default.
+    label_smoothing: float = 0.0  # Szegedy et al. 2016: 0.1. The evaluated loss stays plain.
+    mixup: float = 0.0  # Alpha of Beta(alpha, alpha) (Zhang et al. 2018): 0.2 to 1.
+    mixup_off_epochs: float = 0.0  # The last epochs go without mixup (GluonCV).
+    cutout: int = 0  # Side of the square, in pixels (DeVries & Taylor 2017): 16 and 8.
+    train_fraction: float = 1.0  # Share of the train split, chosen by the seed.
+    label_noise: float = 0.0  # Share of training labels with another class, chosen by the seed.
 
     # Run.
     seed: int = 0  # Of the parameters, the order, the augmentation and the synthetic images.
@@ -59,6 +69,7 @@ CHOICES = {
     "dtype": ("auto", "float32", "bfloat16"),
     "dataset": tuple(DATASETS),
     "warmup": ("linear", "constant"),
+    "optimizer": ("sgd", "adamw", "muon"),
     "decay": ("steps", "cosine", "linear"),
 }
 FLOAT32 = (1.1754944e-38, 3.4028234e38)  # Smallest normal and largest value.
@@ -73,6 +84,12 @@ RANGES = {
     "decay_factor": (0, 1),
     "momentum": (0, 1),
     "weight_decay": (0, 1),
+    "label_smoothing": (0, 1),
+    "mixup": (0, math.inf),
+    "mixup_off_epochs": (0, math.inf),
+    "cutout": (0, 32),
+    "train_fraction": (0, 1),
+    "label_noise": (0, 1),
     "seed": (0, 2**32 - 1),
     "eval_every_epochs": (0, math.inf),
     "checkpoint_every_epochs": (0, math.inf),

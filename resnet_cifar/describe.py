@@ -28,7 +28,8 @@ def header(trainer: Trainer) -> list[str]:
     """Return the lines that say what runs, on what, and for how long."""
     config, plan = trainer.config, trainer.plan
     source = whereabouts(config.dataset, config.data_dir, seed=config.seed)
-    sizes = ", ".join(f"{len(r):,} {split}" for split, r in plan.ranges.items())
+    counts = {split: len(r) for split, r in plan.ranges.items()} | {"train": plan.num_train}
+    sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     model = f"shortcut {config.shortcut}, {num_parameters(trainer):,} parameters"
     steps = f"{plan.num_steps:,} of {config.batch_size:,} images, {plan.steps_per_epoch:,} an epoch"
     lines = {

@@ -13,7 +13,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from resnet_cifar.data import AnyArray, Images, augment
-from resnet_cifar.steps import TrainState, eval_step, train_step
+from resnet_cifar.regularization import Regularize
+from resnet_cifar.steps import Batch, TrainState, eval_step, train_step
 
 StepMetrics = dict[str, Float[Array, " steps"]]
 Preprocess = Callable[[UInt8[AnyArray, "b h w c"]], Float[Array, "b h w c"]]
@@ -26,6 +27,7 @@ def train_steps(
     key: Key[Array, ""],
     *,
     preprocess: Preprocess,
+    regularize: Regularize | None = None,
 ) -> tuple[TrainState, StepMetrics]:
     """Make one training step for each row of indices.
 
@@ -35,15 +37,17 @@ def train_steps(
       indices: of images, [steps, batch].
       key: the augmentation of a step is a function of (key, state.step).
       preprocess: from uint8 pixels to what the network takes.
+      regularize: from (key, batch, step) to a batch, after that.
 
     Returns:
       The next state, and each metric of `train_step` as [steps].
     """
 
     def step(state, rows):
-        images = augment(jax.random.fold_in(key, state.step), data.images[rows])
-        labels = jnp.asarray(data.labels)[rows]
-        return train_step(state, {"image": preprocess(images), "label": labels})
+        own_key = jax.random.fold_in(key, state.step)
+        images = augment(own_key, data.images[rows])
+        batch: Batch = {"image": preprocess(images), "label": jnp.asarray(data.labels)[rows]}
+        return train_step(state, regularize(own_key, batch, state.step) if regularize else batch)
 
     return scan(step, state, indices)
 

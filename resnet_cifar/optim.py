@@ -84,17 +84,33 @@ def float32(schedule: optax.Schedule) -> optax.Schedule:
 def make_optimizer(
     learning_rate: optax.ScalarOrSchedule,
     *,
+    optimizer: str = "sgd",
     momentum: float = 0.9,
-    weight_decay: float = 1e-4,
+    weight_decay: optax.ScalarOrSchedule = 1e-4,
     nesterov: bool = False,
+    decay_mask: bool = False,
 ) -> optax.GradientTransformation:
-    """Build SGD with momentum and coupled (L2) weight decay on all parameters.
+    """Build an optimizer.
 
-    It is `torch.optim.SGD`: an update is
+    "sgd" is `torch.optim.SGD`, with coupled (L2) weight decay. An update is
 
         g += weight_decay * p
         buffer = momentum * buffer + g
         p -= learning_rate * buffer      # nesterov: learning_rate * (g + momentum * buffer)
+
+    The weight decay of the others is decoupled: `p -= learning_rate * weight_decay * p` besides.
+    "adamw" is that of Loshchilov & Hutter 2019 with b1 = `momentum`. "muon" orthogonalizes the
+    momentum of each convolution's kernel as a matrix [h * w * c, filters] (Jordan et al. 2024),
+    scaled by `0.2 * sqrt(max(rows, columns))` to the size of AdamW's updates (Liu et al. 2025), and
+    is AdamW for all other parameters.
+
+    Args:
+      learning_rate: a constant or a schedule.
+      optimizer: "sgd", "adamw" or "muon".
+      momentum: decay of the averaged gradient.
+      weight_decay: by default on all parameters.
+      nesterov: whether the update looks ahead.
+      decay_mask: leave BatchNorm and biases out of the weight decay.
 
     Example:
       >>> optimizer = make_optimizer(0.1, momentum=0.0, weight_decay=0.5)
@@ -103,6 +119,37 @@ def make_optimizer(
       >>> round(float(updates[0]), 4)
       -0.2
     """
-    return optax.chain(
-        optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum, nesterov)
-    )
+    mask = is_kernel if decay_mask else None
+    if optimizer == "sgd":
+        decay = optax.add_decayed_weights(weight_decay, mask)
+        return optax.chain(decay, optax.sgd(learning_rate, momentum, nesterov))
+    if optimizer == "adamw":
+        return optax.adamw(
+            learning_rate, momentum, weight_decay=weight_decay, mask=mask, nesterov=nesterov
+        )
+    if optimizer == "muon":
+        return optax.chain(
+            optax.contrib.muon(
+                1.0,
+                beta=momentum,
+                nesterov=nesterov,
+                adam_b1=momentum,
+                consistent_rms=0.2,
+                muon_weight_dimension_numbers=convolutions_as_matrices,
+            ),
+            optax.scale(-1.0),
+            optax.add_decayed_weights(weight_decay, mask),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+    raise ValueError(f"optimizer={optimizer!r} is unknown: use sgd, adamw or muon")
+
+
+def is_kernel(params: optax.Params) -> optax.Params:
+    """Return which parameters are kernels: those of more than one dimension."""
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+def convolutions_as_matrices(params: optax.Params) -> optax.Params:
+    """Return how Muon reads each kernel [h, w, c, filters]; None for parameters it leaves alone."""
+    matrix = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
+    return jax.tree.map(lambda leaf: matrix if leaf.ndim == 4 else None, params)

@@ -8,6 +8,7 @@ import numpy as np
 from resnet_cifar.config import Config, milestones
 from resnet_cifar.data import DATASETS, Images, load_images, parse_split, positions
 from resnet_cifar.errors import UserError
+from resnet_cifar.regularization import add_label_noise, choose_subset, subset_size
 
 
 class Plan(NamedTuple):
@@ -18,6 +19,7 @@ class Plan(NamedTuple):
     num_steps: int
     warmup_steps: int
     decay_steps: tuple[int, ...]
+    num_train: int  # Training images: the train split or, by `train_fraction`, a part of it.
 
     @property
     def watched(self) -> str:
@@ -55,7 +57,8 @@ class Plan(NamedTuple):
 def make_plan(config: Config) -> Plan:
     """Convert a config to steps and ranges; UserError if its milestones or splits do not fit."""
     ranges = split_ranges(config)
-    size, num_images = config.batch_size, len(ranges["train"])
+    size = config.batch_size
+    num_images = subset_size(len(ranges["train"]), config.train_fraction)
     if size > num_images:
         raise UserError(
             f"config.batch_size={size} is larger than the {num_images:,} training images"
@@ -68,7 +71,7 @@ def make_plan(config: Config) -> Plan:
             f"milestones at epochs {epochs} round to steps {steps} with {steps_per_epoch} steps "
             "per epoch; each must come after the one before: move them apart"
         )
-    return Plan(ranges, steps_per_epoch, steps[-1], steps[0], tuple(steps[1:-1]))
+    return Plan(ranges, steps_per_epoch, steps[-1], steps[0], tuple(steps[1:-1]), num_images)
 
 
 def split_ranges(config: Config) -> dict[str, range]:
@@ -105,16 +108,30 @@ def load_splits(config: Config, plan: Plan) -> dict[str, Images]:
         load_images(config.dataset, name, config.data_dir, seed=config.seed)
         for name in ("train", "test")
     )
-    return {
+    splits = {
         name: Images(*(array[r.start : r.stop] for array in (test if name == "test" else train)))
         for name, r in plan.ranges.items()
     }
+    return splits | {"train": training_images(config, splits["train"])}
+
+
+def training_images(config: Config, split: Images) -> Images:
+    """Return the part of the train split to train on, with its label noise."""
+    if config.train_fraction < 1:
+        chosen = choose_subset(config.seed, len(split.labels), config.train_fraction)
+        split = Images(*(array[chosen] for array in split))
+    if not config.label_noise:
+        return split
+    classes = DATASETS[config.dataset].num_classes
+    labels = np.asarray(split.labels)
+    return split._replace(labels=add_label_noise(config.seed, labels, config.label_noise, classes))
 
 
 def blank_splits(config: Config, plan: Plan) -> dict[str, Images]:
     """Return black images in place of the splits, for a dry run."""
     del config
+    sizes = {name: len(r) for name, r in plan.ranges.items()} | {"train": plan.num_train}
     return {
-        name: Images(np.zeros((len(r), 32, 32, 3), np.uint8), np.zeros(len(r), np.int32))
-        for name, r in plan.ranges.items()
+        name: Images(np.zeros((n, 32, 32, 3), np.uint8), np.zeros(n, np.int32))
+        for name, n in sizes.items()
     }

@@ -18,9 +18,11 @@ from resnet_cifar.errors import UserError
 from resnet_cifar.models import ResNet, uniform_scale
 from resnet_cifar.optim import learning_rate_schedule, make_optimizer
 from resnet_cifar.plan import make_plan
-from resnet_cifar.steps import TrainState, array_fields, create_train_state
+from resnet_cifar.regularization import Regularization, smoothed_cross_entropy
+from resnet_cifar.steps import LossFn, TrainState, array_fields, create_train_state
 
 SCALE_INITS = {"uniform": uniform_scale, "ones": jax.nn.initializers.ones}
+CROSS_ENTROPY = optax.softmax_cross_entropy_with_integer_labels
 VALUES = ("learning_rate", "weight_decay")  # Arguments of the training program.
 
 
@@ -71,10 +73,18 @@ class Programs:
             decay=config.decay,
         )
         self._preprocess = partial(normalize, mean=dataset.mean, std=dataset.std, dtype=self.dtype)
+        self._loss, smoothing = CROSS_ENTROPY, config.label_smoothing
+        if smoothing:
+            self._loss = partial(smoothed_cross_entropy, smoothing=smoothing)
+        self._regularize = None
+        if config.cutout or config.mixup:
+            off = round(config.mixup_off_epochs * self.plan.steps_per_epoch)
+            mixup_steps = self.plan.num_steps - off
+            self._regularize = Regularization(config.cutout, config.mixup, mixup_steps)
         self._rates = jax.jit(lambda peak, steps: jax.vmap(self._schedule(peak))(steps))
         self._compiled: dict[tuple[str, int], jax.stages.Compiled] = {}
         start = time.perf_counter()
-        self._order = jax.jit(partial(epoch_order, n=len(self.plan.ranges["train"])))
+        self._order = jax.jit(partial(epoch_order, n=self.plan.num_train))
         self._order = self._order.lower(random_key(0), np.int32(0)).compile()
         self.compile_seconds = time.perf_counter() - start
 
@@ -94,6 +104,8 @@ class Programs:
             momentum=self.config.momentum,
             weight_decay=weight_decay,
             nesterov=self.config.nesterov,
+            optimizer=self.config.optimizer,
+            decay_mask=self.config.decay_mask,
         )
 
     def order(self, key: jax.Array, epoch: int) -> jax.Array:
@@ -129,16 +141,17 @@ class Programs:
         return self._compiled[key]
 
     def _train(self, fields: Any, data: Images, rows: Any, key: Any, own: dict[str, Any]) -> Any:
-        state = self._state(fields, self.optimizer(**own))
-        state, metrics = train_steps(state, data, rows, key, preprocess=self._preprocess)
+        state = self._state(fields, self.optimizer(**own), self._loss)
+        state, metrics = train_steps(
+            state, data, rows, key, preprocess=self._preprocess, regularize=self._regularize
+        )
         return array_fields(state), metrics
 
     def _evaluate(self, fields: Any, data: Images, rows: Any) -> Any:
-        state = self._state(fields, optax.identity())
+        state = self._state(fields, optax.identity(), CROSS_ENTROPY)
         return eval_steps(state, data, rows, preprocess=self._preprocess)
 
-    def _state(self, fields: dict[str, Any], tx: optax.GradientTransformation) -> TrainState:
-        loss_fn = optax.softmax_cross_entropy_with_integer_labels
+    def _state(self, fields: dict[str, Any], tx: Any, loss_fn: LossFn) -> TrainState:
         return TrainState(**fields, apply_fn=self.model.apply, tx=tx, loss_fn=loss_fn)
 
 

@@ -6,7 +6,7 @@ Nothing here knows of configs, data sets, devices or files. The steps use no ran
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import flax.linen as nn
 import jax
@@ -22,10 +22,16 @@ Metrics = dict[str, Float[Array, ""]]
 
 
 class Batch(TypedDict):
-    """Normalized images and their labels. `eval_step` ignores padding: rows of label -1."""
+    """Normalized images and their labels. `eval_step` ignores padding: rows of label -1.
+
+    Mixed images (mixup) have a second label, and `share` is that of the first one. `train_step`
+    weights their losses by it.
+    """
 
     image: Float[Array, "b h w c"]
     label: Int[Array, " b"]
+    other_label: NotRequired[Int[Array, " b"]]
+    share: NotRequired[Float[Array, ""]]
 
 
 class TrainState(struct.PyTreeNode):
@@ -175,6 +181,9 @@ def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
             mutable=["batch_stats"],
         )
         losses = state.loss_fn(logits, batch["label"])
+        if "other_label" in batch and "share" in batch:
+            others = state.loss_fn(logits, batch["other_label"])
+            losses = batch["share"] * losses + (1 - batch["share"]) * others
         return losses.mean(), (logits, updates.get("batch_stats", {}))
 
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)

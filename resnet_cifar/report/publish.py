@@ -31,8 +31,8 @@ from resnet_cifar.report.variants import Run, group_by_variant, label_variants, 
 from resnet_cifar.workdir import write_atomically
 
 WORKDIR = "runs"  # The default, in the repository.
-REHEARSAL = "sweep_cpu"  # Short runs that try out sweep and report; never in the model card.
-PAGES = ("README.md", "docs/model_card.md", "docs/sweep.md")
+EXPERIMENTS = ("sweep_cpu", "smoothing")  # Short runs on a CPU, never in the model card.
+PAGES = ("README.md", "docs/model_card.md", "docs/sweep.md", "docs/experiments.md")
 
 
 def report(workdir: Path, *, output: Path | None = None, root: Path | None = None) -> None:
@@ -60,8 +60,7 @@ def report(workdir: Path, *, output: Path | None = None, root: Path | None = Non
         if output:
             write_runs(output, runs)
             draw_learning(groups, output.with_suffix(".png"))
-            if maps := heat_maps(groups):
-                plot_heat_maps(maps, output.with_name(f"{output.stem}_heat_map.png"))
+            draw_heat_maps(groups, output.with_name(f"{output.stem}_heat_map.png"))
         elif root:
             add_to_recipes(groups, root / "results")
         for path in publish(root) if root else ():
@@ -152,7 +151,11 @@ def page_sections(root: Path, name: str) -> dict[str, list[str]]:
     """Return the sections for one of the `PAGES`, whose links begin at that page."""
     load = cache(lambda file: read_runs(root / "results" / f"{file}.json"))
     up = "../" * name.count("/")
-    rehearsal = tables.variants_table(group_by_variant(load(REHEARSAL)))
+    experiments = {
+        name: [*tables.variants_table(group_by_variant(load(name))), "", *origin]
+        for name in EXPERIMENTS
+        if (origin := tables.origin(load, [name], up))
+    }
     return {
         "card": tables.family_table(load, ["card"], up),
         "family": tables.family_table(load, tables.planned_recipes(load), up),
@@ -160,7 +163,7 @@ def page_sections(root: Path, name: str) -> dict[str, list[str]]:
         "peers": tables.peers_table(load, read_peers(root / "results"), up),
         "recipes": tables.recipes_table(),
         "pictures": picture_links(load, up),
-        REHEARSAL: [*rehearsal, "", *tables.origin(load, [REHEARSAL], up)],
+        **experiments,
     }
 
 
@@ -176,17 +179,28 @@ def picture_links(load: tables.Load, up: str) -> list[str]:
 def draw_pictures(results: Path) -> list[Path]:
     """Draw a picture for each file that has completed runs, and one of accuracy against time."""
     load = partial(read_runs)
-    by_name = {name: load(results / f"{name}.json") for name in (*RECIPES, REHEARSAL)}
+    by_name = {name: load(results / f"{name}.json") for name in (*RECIPES, *EXPERIMENTS)}
     drawn = []
     for name, runs in by_name.items():
-        if draw_learning(group_by_variant(runs), results / f"{name}.png"):
+        groups = group_by_variant(runs)
+        if draw_learning(groups, results / f"{name}.png"):
             drawn.append(results / f"{name}.png")
+        if name in EXPERIMENTS and draw_heat_maps(groups, results / f"{name}_heat_map.png"):
+            drawn.append(results / f"{name}_heat_map.png")
     by_recipe = {recipe: by_name[recipe] for recipe in RECIPES if completed(by_name[recipe])}
     if by_recipe:
         path = results / "accuracy_against_time.png"
         plot_accuracy_against_time(accuracy_against_time(by_recipe, read_peers(results)), path)
         drawn.append(path)
     return drawn
+
+
+def draw_heat_maps(groups: dict[str, list[Run]], path: Path) -> bool:
+    """Draw a heat map if the runs differ in two fields, and tell whether they do."""
+    maps = heat_maps(groups)
+    if maps:
+        plot_heat_maps(maps, path)
+    return bool(maps)
 
 
 def draw_learning(groups: dict[str, list[Run]], path: Path) -> bool:
