@@ -12,7 +12,6 @@ from helpers import StopAfter, assert_same, untimed
 from PIL import Image
 
 from resnet_cifar.checkpoint.manager import saved_fields
-from resnet_cifar.config import Config
 from resnet_cifar.devices import Devices
 from resnet_cifar.errors import UserError
 from resnet_cifar.log import Log, read_rows
@@ -306,12 +305,6 @@ def test_a_save_that_cannot_be_read_back_ends_the_run(tiny, tmp_path, monkeypatc
     monkeypatch.setattr(ocp.CheckpointManager, "save", lose)
     with pytest.raises(UserError, match=r"checkpoint of step 4 can't be written .* when read"):
         train_and_evaluate(tiny, tmp_path)
-
-
-def test_a_dry_run_needs_no_data(tmp_path, capsys):
-    dry_run(Config(depth=8, batch_size=32, data_dir=str(tmp_path)))
-    out = capsys.readouterr().out
-    assert f"cifar10, not yet in {tmp_path}: 50,000 train, 10,000 test" in out
 
 
 def test_a_dry_run_prints_the_costs_and_writes_nothing(tiny, tmp_path, monkeypatch, capsys):
