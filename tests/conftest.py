@@ -59,6 +59,7 @@ def tiny() -> Iterator[Config]:
     synthetic.SIZES.update(train=200, test=200)
     yield Config(
         depth=8,
+        width=4,
         dataset="synthetic",
         train_split="train[:130]",
         dtype="float32",
