@@ -71,7 +71,7 @@ def test_a_resumed_epoch_continues_its_order(tiny):
 
 def test_eval_batches_name_every_image_once(tiny):
     rows = np.concatenate(Trainer(tiny, load=blank_splits).eval_batches("test"))
-    assert sorted(rows.flat) == [-1] * (rows.size - 200) + list(range(200))
+    assert sorted(rows.flat) == [-1] * (rows.size - 100) + list(range(100))
 
 
 def test_steps_per_dispatch_do_not_change_the_result(tiny, four_devices):
@@ -138,7 +138,7 @@ def test_long_dispatches_are_halved_but_never_to_one_step(tiny, four_devices):
 
 
 def test_compile_leaves_nothing_to_compile(tiny):
-    """After a step: the first epoch and an evaluation end with a shorter dispatch."""
+    """After a step: the rest of the epoch ends with a shorter dispatch."""
     trainer = Trainer(tiny, steps_per_dispatch=2)
     state = new_state(trainer)
     trainer.compile(state, 1)
