@@ -56,9 +56,10 @@ def strict_dtypes():
 def tiny() -> Iterator[Config]:
     """Return a run of seconds: 4 epochs of 4 steps, the smallest network, few images."""
     sizes = dict(synthetic.SIZES)
-    synthetic.SIZES.update(train=200, test=200)
+    synthetic.SIZES.update(train=200, test=100)
     yield Config(
         depth=8,
+        width=4,
         dataset="synthetic",
         train_split="train[:130]",
         dtype="float32",

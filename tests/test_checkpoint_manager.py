@@ -3,18 +3,14 @@
 import json
 import os
 import shutil
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from resnet_cifar import (
-    ResNet,
-    create_train_state,
-    make_optimizer,
-    train_step,
-)
+from resnet_cifar import ResNet, create_train_state, make_optimizer
 from resnet_cifar.checkpoint import Checkpoints
 from resnet_cifar.checkpoint.format import seal
 from resnet_cifar.errors import UserError
@@ -27,20 +23,29 @@ METADATA = {
 }
 
 
+@cache
+def shapes(width=16):
+    """Return the shapes of a state."""
+
+    def new_state():
+        return create_train_state(jax.random.key(0), ResNet(8, width=width), make_optimizer(0.05))
+
+    return jax.eval_shape(new_state)
+
+
 @pytest.fixture(scope="module")
 def trained():
-    """Return a state after one step, so that no part of it is zero."""
-    state = create_train_state(jax.random.key(0), ResNet(8), make_optimizer(0.05))
-    batch = {"image": jax.random.normal(jax.random.key(1), (4, 32, 32, 3)), "label": jnp.arange(4)}
-    return train_step(state, batch)[0]
+    """Return a state at step 1 of which no part is zero."""
+    rng = np.random.default_rng(0)
+
+    def values(leaf):
+        return jnp.asarray(rng.uniform(1, 2, leaf.shape), leaf.dtype)
+
+    return jax.tree.map(values, shapes()).replace(step=jnp.int32(1))
 
 
 def open_checkpoints(folder):
     return Checkpoints(folder, METADATA)
-
-
-def new_state():
-    return create_train_state(jax.random.key(7), ResNet(8), make_optimizer(0.05))
 
 
 def at_step(state, step):
@@ -55,7 +60,7 @@ def test_a_state_comes_back_bit_for_bit(trained, tmp_path):
     with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.save(trained)
     with open_checkpoints(tmp_path) as checkpoints:
-        restored = checkpoints.restore(jax.eval_shape(new_state)).state
+        restored = checkpoints.restore(shapes()).state
     jax.tree.map(np.testing.assert_array_equal, array_fields(restored), array_fields(trained))
     types = [
         jax.tree.map(lambda leaf: leaf.dtype, array_fields(state)) for state in (restored, trained)
@@ -69,16 +74,16 @@ def test_the_saved_state_is_a_copy(trained, tmp_path):
     with open_checkpoints(tmp_path) as checkpoints:
         state = jax.tree.map(jnp.copy, trained)
         checkpoints.save(state)
-        batch = {"image": jnp.ones((4, 32, 32, 3)), "label": jnp.arange(4)}
-        train_step(state, batch)
+        jax.jit(partial(jax.tree.map, jnp.negative), donate_argnums=0)(state.params)
+        assert jax.tree.leaves(state.params)[0].is_deleted()
     with open_checkpoints(tmp_path) as checkpoints:
-        restored = checkpoints.restore(new_state()).state
+        restored = checkpoints.restore(shapes()).state
     jax.tree.map(np.testing.assert_array_equal, restored.params, expected)
 
 
 def test_without_a_checkpoint_there_is_nothing_to_restore(tmp_path):
     with open_checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore(new_state()) is None
+        assert checkpoints.restore(shapes()) is None
 
 
 def test_the_two_newest_are_kept(trained, tmp_path):
@@ -95,7 +100,7 @@ def test_the_best_by_validation_is_kept(trained, tmp_path):
             checkpoints.save(at_step(trained, step), validation_accuracy=accuracy)
     assert steps_kept(tmp_path) == [2, 4, 5]
     with open_checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore(new_state()).state.step == 5
+        assert checkpoints.restore(shapes()).state.step == 5
 
 
 def test_a_checkpoint_explains_itself(trained, tmp_path):
@@ -117,7 +122,7 @@ def test_an_unknown_format_is_refused(trained, tmp_path):
         open_checkpoints(tmp_path) as checkpoints,
         pytest.raises(UserError, match=r"has format 3; .* reads formats 1 and 2"),
     ):
-        checkpoints.restore(new_state())
+        checkpoints.restore(shapes())
 
 
 def test_an_accuracy_can_be_added_later(trained, tmp_path):
@@ -138,7 +143,7 @@ def test_the_sums_of_the_epoch_in_progress_come_back(trained, tmp_path):
     with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.save(trained, sums=sums)
     with open_checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore(new_state()).metadata["sums"] == sums
+        assert checkpoints.restore(shapes()).metadata["sums"] == sums
 
 
 def test_a_state_that_is_not_finite_is_not_saved(trained, tmp_path):
@@ -211,14 +216,14 @@ def test_a_damaged_checkpoint_is_set_aside(two_saved, tmp_path, capsys, damage):
     shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
     DAMAGES[damage](tmp_path / "checkpoints" / "9")
     with open_checkpoints(tmp_path) as checkpoints:
-        restored = checkpoints.restore(new_state())
+        restored = checkpoints.restore(shapes())
         assert restored.state.step == 8
         # The damaged one is no longer in the way.
         checkpoints.save(restored.state.replace(step=np.int32(9)))
     assert f"warning: the checkpoint {tmp_path / 'checkpoints' / '9'} " in capsys.readouterr().err
     assert len(list((tmp_path / "damaged_checkpoints").glob("9-*"))) == 1
     with open_checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore(new_state()).state.step == 9
+        assert checkpoints.restore(shapes()).state.step == 9
 
 
 def test_if_every_checkpoint_is_damaged_nothing_is_moved(two_saved, tmp_path):
@@ -227,7 +232,7 @@ def test_if_every_checkpoint_is_damaged_nothing_is_moved(two_saved, tmp_path):
         DAMAGES["flipped bit"](tmp_path / "checkpoints" / step)
     before = sorted(tmp_path.rglob("*"))
     with open_checkpoints(tmp_path) as checkpoints, pytest.raises(UserError) as error:
-        checkpoints.restore(new_state())
+        checkpoints.restore(shapes())
     for part in ("checkpoints/8 ", "checkpoints/9 ", "Nothing was deleted", "another --workdir"):
         assert part in str(error.value)
     assert sorted(tmp_path.rglob("*")) == before
@@ -235,12 +240,11 @@ def test_if_every_checkpoint_is_damaged_nothing_is_moved(two_saved, tmp_path):
 
 def test_a_checkpoint_of_another_network_is_a_sentence(two_saved, tmp_path):
     shutil.copytree(two_saved, tmp_path, dirs_exist_ok=True)
-    other = create_train_state(jax.random.key(7), ResNet(8, width=1), make_optimizer(0.05))
     with (
         open_checkpoints(tmp_path) as checkpoints,
         pytest.raises(UserError, match=r"does not fit this network .* batch_stats/\S+ is float32"),
     ):
-        checkpoints.restore(other)
+        checkpoints.restore(shapes(width=1))
 
 
 @pytest.mark.parametrize("name", ["[a]", "a\\b", "a*b", "50%", "what?", "ü日", "a\nb"])

@@ -39,7 +39,7 @@ def test_the_header_has_the_schedule(tiny, fields, lines):
 def test_the_header_names_every_split(tiny):
     config = dataclasses.replace(tiny, validation_split="train[130:200]")
     header = "\n".join(describe.header(Trainer(config, load=blank_splits)))
-    assert "130 train, 200 test, 70 validation" in header
+    assert "130 train, 100 test, 70 validation" in header
 
 
 def test_the_schedule_is_drawn_from_start_to_end(tiny):

@@ -1,11 +1,17 @@
 """The log shows where a run is and writes rows that can be read back."""
 
+import fcntl
+import os
+import pty
 import re
+import struct
+import termios
 
 import numpy as np
 
 from resnet_cifar.log import Log, read_rows
 from resnet_cifar.metrics import Done
+from resnet_cifar.streams import safe_streams
 
 ROW = {"step": 4, "epoch": 1.0, "split": "test", "loss": 0.5, "accuracy": 0.75}
 
@@ -53,6 +59,19 @@ def test_without_a_terminal_long_epochs_print_a_line(tmp_path, capsys):
     pattern = r"step 1 of 10  loss 2.0000  [\d,]+ images/s overall  0:00:\d\d left"
     assert re.fullmatch(pattern, lines[0])
     assert "scoring test: 100 images" in lines[1] and "scoring test: 150 images" in lines[2]
+
+
+def test_a_terminal_gets_a_progress_bar(tmp_path, monkeypatch):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    with open(theirs, "w") as terminal:
+        monkeypatch.setattr("sys.stderr", terminal)
+        with safe_streams(), new_log(tmp_path) as log:
+            log.progress(dispatch("train", 8), 0.1)
+            log.progress(dispatch("test", 100), 0.1)
+        shown = os.read(ours, 65536)
+    os.close(ours)
+    assert re.search(rb"10%\|.* images/s, epoch 0.1, test 100\]", shown)
 
 
 def test_a_missing_stdout_is_no_obstacle(tmp_path, monkeypatch):

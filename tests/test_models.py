@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,6 +142,12 @@ def test_initial_values():
     assert abs(kernel).max() > 3 * sigma  # Not truncated, as `nn.initializers.he_normal` would be.
     scale = np.asarray(uniform_scale(jax.random.key(0), (10_000,)))
     assert scale.min() >= 0 and scale.max() < 1 and abs(scale.mean() - 0.5) < 0.02
+
+
+def test_kernels_drawn_as_matrices_have_the_values_of_flax():
+    init = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+    expected = init(jax.random.key(0), (2, 2, 2, 4), jnp.float32)
+    np.testing.assert_array_equal(he_normal(jax.random.key(0), (2, 2, 2, 4)), expected)
 
 
 def test_the_model_uses_its_initializers():

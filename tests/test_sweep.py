@@ -13,14 +13,17 @@ from pathlib import Path
 
 import jax
 import pytest
+from helpers import StopAfter
+from synthetic_runs import make_workdir
 
+from resnet_cifar import __main__
 from resnet_cifar import sweep as sweep_module
 from resnet_cifar.config import Config
 from resnet_cifar.errors import Diverged, UserError
 from resnet_cifar.grid import Job
 from resnet_cifar.log import read_rows
 from resnet_cifar.programs import Programs
-from resnet_cifar.stop import Stop, Stopped
+from resnet_cifar.stop import Stopped
 from resnet_cifar.sweep import each_once, numbers, result, sweep, time_left
 from resnet_cifar.train import train_and_evaluate
 from resnet_cifar.workdir import lock
@@ -33,10 +36,11 @@ def scores(folder):
     return [(row["step"], row["split"], row["loss"]) for row in read_rows(folder)]
 
 
-@pytest.fixture
-def short(tiny) -> Config:
-    """Return a run of two epochs."""
-    return dataclasses.replace(tiny, num_epochs=2, warmup_epochs=0.5, decay_epochs=(1,))
+@pytest.fixture(scope="module")
+def compiled(tiny):
+    """Return a function that returns the programs which all runs here share."""
+    programs = Programs(tiny)
+    return lambda config: programs
 
 
 def make(config, folder, seeds=(0, 1)):
@@ -46,17 +50,17 @@ def make(config, folder, seeds=(0, 1)):
     ]
 
 
-def test_seeds_share_programs_and_each_run_is_as_if_alone(short, tmp_path, capsys):
-    compiled = []
-    jobs = make(short, tmp_path)
-    sweep(jobs, compiled=lambda config: compiled.append(config) or Programs(config))
+def test_seeds_share_programs_and_each_run_is_as_if_alone(tiny, compiled, tmp_path, capsys):
+    made = []
+    jobs = make(tiny, tmp_path)
+    sweep(jobs, compiled=lambda config: made.append(config) or compiled(config))
     out = capsys.readouterr().out
-    assert len(compiled) == 1
+    assert len(made) == 1
     assert re.search(r"card +synthetic +0 of 2\n2 runs left\nseed0: run 1 of 2", out)
     assert re.search(r"seed0: [\d.]+% after \d+ s of training; 1 run left, about 0:0", out)
     assert re.search(r"seed1: [\d.]+% after \d+ s of training; 0 runs left\n", out)
     assert (
-        "epoch 2  step 8  test" in (tmp_path / "seed1" / "log.txt").read_text()
+        "epoch 4  step 16  test" in (tmp_path / "seed1" / "log.txt").read_text()
         and "epoch" not in out
     )
     train_and_evaluate(jobs[1].config, tmp_path / "alone")
@@ -77,71 +81,57 @@ def test_seeds_share_programs_and_each_run_is_as_if_alone(short, tmp_path, capsy
     assert capsys.readouterr().out.endswith("2 of 2\n0 runs left\n")
 
 
-def test_a_run_leaves_nothing_on_the_device(short, tmp_path):
+def test_a_run_leaves_nothing_on_the_device(tiny, compiled, tmp_path):
     gc.collect()
     before = len(jax.live_arrays())
     gc.disable()  # It would come by chance.
     try:
-        sweep(make(short, tmp_path, seeds=(0,)))
+        sweep(make(tiny, tmp_path, seeds=(0,)), compiled=compiled)
         assert len(jax.live_arrays()) == before
     finally:
         gc.enable()
 
 
-class StopWithin(Stop):
-    """Asks to stop in the first epoch of a run."""
-
-    polls = 3  # Before the run, before its first epoch, before its first step.
-
-    @property
-    def signal(self):
-        self.polls -= 1
-        return signal.SIGTERM if self.polls < 0 else None
-
-    @signal.setter
-    def signal(self, _):
-        pass
-
-
-def test_an_interrupted_sweep_resumes_its_run(short, tmp_path):
-    jobs = make(short, tmp_path, seeds=(0,))
-    with pytest.raises(Stopped, match="saved at step 1 of 8"):
-        sweep(jobs, stop=(stop := StopWithin()))
+def test_an_interrupted_sweep_resumes_its_run(tiny, compiled, tmp_path):
+    jobs = make(tiny, tmp_path, seeds=(0,))
+    # Polled before the run, before its first epoch, before its first step.
+    with pytest.raises(Stopped, match="saved at step 1 of 16"):
+        sweep(jobs, compiled=compiled, stop=(stop := StopAfter(3)))
     assert not stop._holding  # A signal between two runs ends the process at once.
-    sweep(jobs)
+    sweep(jobs, compiled=compiled)
     assert "resuming from the checkpoint of step 1 " in (tmp_path / "seed0" / "log.txt").read_text()
-    assert scores(tmp_path / "seed0")[-1][:2] == (8, "test")
+    assert scores(tmp_path / "seed0")[-1][:2] == (16, "test")
 
 
-def test_a_signal_as_a_run_ends_stops_the_sweep(short, tmp_path):
+def test_a_signal_as_a_run_ends_stops_the_sweep(tiny, compiled, tmp_path):
     def train_until_a_signal(*arguments, stop, **named):
         train_and_evaluate(*arguments, stop=stop, **named)
         stop.signal = signal.SIGTERM
 
-    jobs = make(short, tmp_path)
+    jobs = make(tiny, tmp_path)
     with pytest.raises(Stopped, match="between two runs"):
-        sweep(jobs, train=train_until_a_signal)
+        sweep(jobs, compiled=compiled, train=train_until_a_signal)
     assert [bool(result(job)) for job in jobs] == [True, False]
 
 
-def test_a_run_that_fails_does_not_stop_the_others(short, tmp_path, capsys):
-    jobs = make(short, tmp_path)
+def test_a_run_that_fails_does_not_stop_the_others(tiny, compiled, tmp_path, capsys):
+    jobs = make(tiny, tmp_path)
     jobs[0].folder.mkdir()
     with lock(jobs[0].folder), pytest.raises(UserError, match="1 of 2 runs failed: seed0"):
-        sweep(jobs)
+        sweep(jobs, compiled=compiled)
     assert "seed0: failed: the workdir" in capsys.readouterr().out
     assert json.loads((tmp_path / "seed1" / "summary.json").read_text())["config"]["seed"] == 1
 
 
-def test_a_run_that_diverged_comes_last(short, tmp_path, capsys):
+def test_a_run_that_diverged_comes_last(tiny, compiled, tmp_path, capsys):
     def diverge(*_, **__):
         raise Diverged("the run has diverged")
 
-    jobs = make(short, tmp_path)
+    jobs = make(tiny, tmp_path)
     jobs[0].folder.mkdir()
     (jobs[0].folder / "diverged.txt").write_text("the run has diverged\n")
     with pytest.raises(UserError, match="2 of 2 runs failed: seed1, seed0"):
-        sweep(jobs, train=diverge)
+        sweep(jobs, compiled=compiled, train=diverge)
     assert re.findall(r"(seed\d): run", capsys.readouterr().out) == ["seed1", "seed0"]
 
 
@@ -152,18 +142,20 @@ def test_a_run_that_diverged_comes_last(short, tmp_path, capsys):
         (RuntimeError("RESOURCE_EXHAUSTED: 9 GB"), "failed: the run does not fit into memory"),
     ],
 )
-def test_a_run_without_memory_does_not_stop_the_others(error, sentence, short, tmp_path, capsys):
+def test_a_run_without_memory_does_not_stop_the_others(
+    error, sentence, tiny, compiled, tmp_path, capsys
+):
     def fail(*_, **__):
         raise error
 
     with pytest.raises(UserError, match="2 of 2 runs failed"):
-        sweep(make(short, tmp_path), train=fail)
+        sweep(make(tiny, tmp_path), compiled=compiled, train=fail)
     assert capsys.readouterr().out.count(sentence) == 2
 
 
-def test_the_time_left_is_estimated_from_finished_runs(short, tmp_path, monkeypatch):
-    jobs = make(short, tmp_path, seeds=(0, 1, 2))
-    jobs[2] = jobs[2]._replace(config=dataclasses.replace(short, depth=50, num_epochs=4))
+def test_the_time_left_is_estimated_from_finished_runs(tiny, tmp_path, monkeypatch):
+    jobs = make(tiny, tmp_path, seeds=(0, 1, 2))
+    jobs[2] = jobs[2]._replace(config=dataclasses.replace(tiny, depth=50, num_epochs=8))
     done = {jobs[0].folder: {"train_seconds": 100.0, "eval_seconds": 20.0}}
     monkeypatch.setattr(sweep_module, "result", lambda job: done.get(job.folder, {}))
     assert time_left(jobs, jobs[1:]).startswith(
@@ -172,19 +164,18 @@ def test_the_time_left_is_estimated_from_finished_runs(short, tmp_path, monkeypa
     assert time_left(jobs, []) == "0 runs left"
 
 
-def test_a_run_with_fewer_epochs_is_extended(short, tmp_path):
-    jobs = make(short, tmp_path, seeds=(0,))
-    sweep(jobs)
-    longer = [jobs[0]._replace(config=dataclasses.replace(jobs[0].config, num_epochs=3))]
-    assert result(jobs[0]) and not result(longer[0])
-    with pytest.raises(
-        UserError, match=r"num_epochs is 2\.0 there and 1\.5 here, and can only be raised"
-    ):
-        sweep([jobs[0]._replace(config=dataclasses.replace(jobs[0].config, num_epochs=1.5))])
+def test_a_run_with_fewer_epochs_is_extended(tmp_path):
+    job = Job("card", make_config("card", depth=8), tmp_path / "run")
+    make_workdir(job.folder, depth=8)
+    assert result(job)
+    assert not result(job._replace(config=make_config("card", depth=8, num_epochs=161)))
+    shorter = job._replace(config=make_config("card", depth=8, num_epochs=159))
+    with pytest.raises(UserError, match=r"160\.0 there and 159\.0 here, and can only be raised"):
+        sweep([shorter])
 
 
-def test_a_damaged_summary_fails_early(short, tmp_path):
-    jobs = make(short, tmp_path)
+def test_a_damaged_summary_fails_early(tiny, tmp_path):
+    jobs = make(tiny, tmp_path)
     jobs[1].folder.mkdir()
     (jobs[1].folder / "summary.json").write_text("garbage")
     with pytest.raises(UserError, match=r"seed1/summary.json can't be read .*move that run away"):
@@ -192,15 +183,15 @@ def test_a_damaged_summary_fails_early(short, tmp_path):
     assert not jobs[0].folder.exists()
 
 
-def test_an_unwritable_workdir_fails_early(short, tmp_path, capsys):
+def test_an_unwritable_workdir_fails_early(tiny, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file is not a folder that you can write to"):
-        sweep(make(short, tmp_path / "file"))
+        sweep(make(tiny, tmp_path / "file"))
     assert ": run" not in capsys.readouterr().out
 
 
-def test_a_folder_of_another_run_fails_early(short, tmp_path):
-    jobs = make(short, tmp_path)
+def test_a_folder_of_another_run_fails_early(tiny, tmp_path):
+    jobs = make(tiny, tmp_path)
     jobs[1].folder.mkdir()
     other = dataclasses.asdict(dataclasses.replace(jobs[1].config, momentum=0.5))
     (jobs[1].folder / "config.json").write_text(json.dumps(other))
@@ -241,25 +232,16 @@ def test_missing_or_repeated_names_are_refused(values):
         each_once("recipes", values)
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "resnet_cifar", "sweep", *arguments],
-        cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False,
-    )  # fmt: skip
+def command(*argv):
+    __main__.main(["resnet_cifar", "sweep", *argv])
 
 
-def test_a_dry_run_shows_what_is_left(tmp_path):
-    done = run("--dry_run", f"--workdir={tmp_path}", "--shard=1/2")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[:6] == [
-        "finished",
-        "ResNet20",
-        "ResNet32",
-        "ResNet44",
-        "ResNet56",
-        "ResNet110",
-    ]
-    assert done.stdout.endswith("\n75 runs left\n")
+def test_a_dry_run_shows_what_is_left(tmp_path, capsys):
+    command("--dry_run", f"--workdir={tmp_path}", "--shard=1/2")
+    out = capsys.readouterr().out
+    networks = ["ResNet20", "ResNet32", "ResNet44", "ResNet56", "ResNet110"]
+    assert out.split()[:6] == ["finished", *networks]
+    assert out.endswith("\n75 runs left\n")
     assert not list(tmp_path.iterdir())
 
 
@@ -274,13 +256,10 @@ def test_a_dry_run_shows_what_is_left(tmp_path):
         ),
     ],
 )
-def test_a_mistake_gets_one_sentence(arguments, message, tmp_path):
-    failed = run(*arguments, f"--workdir={tmp_path}")
-    assert failed.returncode == 1
-    assert re.search(message, failed.stderr), failed.stderr
-    assert "Traceback" not in failed.stderr
-    lines = failed.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), failed.stderr
+def test_a_mistake_gets_one_sentence(arguments, message, tmp_path, capfd):
+    with pytest.raises(SystemExit, match=f"^error: .*{message}") as failed:
+        command(*arguments, f"--workdir={tmp_path}")
+    assert "\n" not in str(failed.value.code) and capfd.readouterr().err == ""
 
 
 def test_a_signal_before_the_first_step_ends_the_command(tmp_path):

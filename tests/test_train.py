@@ -11,7 +11,6 @@ import pytest
 from helpers import StopAfter, assert_same, untimed
 from PIL import Image
 
-from resnet_cifar.config import Config
 from resnet_cifar.devices import Devices
 from resnet_cifar.errors import UserError
 from resnet_cifar.log import Log, read_rows
@@ -23,11 +22,22 @@ from resnet_cifar.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory):
+def compiled(tiny):
+    return Programs(dataclasses.replace(tiny, num_epochs=3.5))
+
+
+@pytest.fixture(scope="module")
+def finished(compiled, tmp_path_factory):
     """Return a config, the folder of its finished run, and the last state."""
-    config = dataclasses.replace(tiny, num_epochs=3.5)
     folder = tmp_path_factory.mktemp("run") / "with a space"
-    return config, folder, train_and_evaluate(config, folder)
+    return compiled.config, folder, train_and_evaluate(compiled.config, folder, programs=compiled)
+
+
+@pytest.fixture(scope="module")
+def one_device(tiny):
+    """Return programs for one device, as on one accelerator."""
+    config = dataclasses.replace(tiny, num_epochs=3, decay_epochs=(2,), checkpoint_every_epochs=0)
+    return Programs(config, Devices(jax.devices()[:1]))
 
 
 def copy_unfinished(folder, tmp_path):
@@ -64,7 +74,7 @@ def test_the_summary_has_the_last_row_and_the_provenance(finished):
     last = read_rows(folder)[-1]
     assert summary["test_accuracy"] == last["accuracy"] and summary["test_loss"] == last["loss"]
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    assert summary["parameters"] == size == 75_290
+    assert summary["parameters"] == size == 5_006
     assert summary["steps"] == int(state.step) == 14
     assert summary["epochs"]["test"]["epoch"] == [1, 2, 3, 3.5]
     assert summary["train_seconds"] > 0 and summary["compile_seconds"] > 0
@@ -87,36 +97,36 @@ def test_a_run_with_the_programs_of_another_seed_is_the_same_run(finished, tmp_p
     assert summaries[0]["compile_seconds"] > 0 == summaries[1]["compile_seconds"]
 
 
-def test_the_next_epoch_is_enqueued_before_results_are_read(tiny, tmp_path, monkeypatch):
-    """As on one accelerator, where an epoch and an evaluation are one dispatch each."""
+def test_the_next_epoch_is_enqueued_before_results_are_read(one_device, tmp_path, monkeypatch):
+    """Two dispatches make an epoch, and two an evaluation."""
     events = []
 
     class Noted(Trainer):
         def train(self, state, step, rows):
-            events.append("enqueue train")
+            events.append(f"enqueue train {self.plan.epoch(step):g}")
             return super().train(state, step, rows)
 
         def evaluate(self, state, step, split, rows):
-            events.append(f"enqueue {split}")
+            events.append(f"enqueue {split} {self.plan.epoch(step):g}")
             return super().evaluate(state, step, split, rows)
 
-    config = dataclasses.replace(tiny, checkpoint_every_epochs=0)
-    programs = Programs(config, Devices(jax.devices()[:1]))
     write = Log.write
     monkeypatch.setattr(
         Log,
         "write",
         lambda self, row: (events.append(f"row {row['split']} {row['epoch']:g}"), write(self, row)),
     )
-    run(Noted(config, programs=programs, steps_per_dispatch=7), tmp_path, Stop())
-    # The first dispatch is waited for, since it shows how long one takes.
-    expected = ["enqueue train", "row train 1", "enqueue test"]
+    run(Noted(one_device.config, programs=one_device, steps_per_dispatch=2), tmp_path, Stop())
+    expected = ["enqueue train 0", "enqueue train 0.5"]
     for epoch in (1, 2, 3):
-        expected += ["enqueue train", f"row test {epoch}", "enqueue test", f"row train {epoch + 1}"]
-    assert events == [*expected, "row test 4"]
+        expected += [f"enqueue test {epoch}", f"row train {epoch}", f"enqueue test {epoch}"]
+        if epoch < 3:
+            expected += [f"enqueue train {epoch}", f"row test {epoch}"]
+            expected += [f"enqueue train {epoch + 0.5}"]
+    assert events == [*expected, "row test 3"]
 
 
-def test_a_killed_run_resumes_to_the_same_end(finished, tmp_path):
+def test_a_killed_run_resumes_to_the_same_end(finished, compiled, tmp_path):
     config, folder, state = finished
 
     class PowerCut(Exception):
@@ -129,7 +139,7 @@ def test_a_killed_run_resumes_to_the_same_end(finished, tmp_path):
             return super().epoch_batches(step)
 
     with pytest.raises(PowerCut):
-        run(Dying(config), tmp_path, Stop())
+        run(Dying(config, programs=compiled), tmp_path, Stop())
     assert not (tmp_path / "summary.json").exists()
     with (tmp_path / "metrics.jsonl").open("a") as file:  # Killed between a row and a save.
         file.write('{"step": 12, "epoch": 3.0, "split": "train", "loss": 1.0}\n{"step": 12, "ep')
@@ -139,60 +149,59 @@ def test_a_killed_run_resumes_to_the_same_end(finished, tmp_path):
     assert untimed(read_rows(tmp_path)) == untimed(read_rows(folder))
 
 
-# An epoch is polled once in the loop and once for each of 4 steps, an evaluation 7 times.
-@pytest.mark.parametrize(("polls", "saved"), [(7, 4), (13, 4), (15, 6)])
-def test_a_stopped_run_resumes_at_that_very_step(finished, tmp_path, polls, saved, capsys):
+# An epoch is polled once in the loop and once for each of 4 steps, an evaluation 4 times.
+@pytest.mark.parametrize(("polls", "saved"), [(7, 4), (10, 4), (12, 6)])
+def test_a_stopped_run_resumes_at_that_very_step(
+    finished, compiled, tmp_path, polls, saved, capsys
+):
     config, folder, state = finished
     with pytest.raises(Stopped, match=rf"saved at step {saved} of 14"):
-        train_and_evaluate(config, tmp_path, stop=StopAfter(polls))
-    resumed = train_and_evaluate(config, tmp_path)
+        train_and_evaluate(config, tmp_path, stop=StopAfter(polls), programs=compiled)
+    resumed = train_and_evaluate(config, tmp_path, programs=compiled)
     assert f"resuming from the checkpoint of step {saved} " in capsys.readouterr().out
     assert_same(array_fields(resumed), array_fields(state))
     assert untimed(read_rows(tmp_path)) == untimed(read_rows(folder))
 
 
-def test_a_run_with_long_dispatches_stops_between_them(tiny, tmp_path):
-    """As on one accelerator, with an evaluation and the next epoch in flight."""
-    config = dataclasses.replace(
-        tiny, num_epochs=2, warmup_epochs=0.5, decay_epochs=(1,), checkpoint_every_epochs=0
-    )
-    programs = Programs(config, Devices(jax.devices()[:1]))
+def test_a_run_with_long_dispatches_stops_between_them(one_device, tmp_path):
+    """With an evaluation and the next epoch in flight."""
 
     def train(folder, stop):
-        return run(Trainer(config, programs=programs, steps_per_dispatch=2), folder, stop)
+        trainer = Trainer(one_device.config, programs=one_device, steps_per_dispatch=2)
+        return run(trainer, folder, stop)
 
     state = train(tmp_path / "whole", Stop())
-    for polls, saved in [(8, 4), (9, 6)]:
+    for polls, saved in [(6, 4), (7, 6)]:
         folder = tmp_path / f"stopped {polls}"
-        with pytest.raises(Stopped, match=f"saved at step {saved} of 8"):
+        with pytest.raises(Stopped, match=f"saved at step {saved} of 12"):
             train(folder, StopAfter(polls))
         assert_same(array_fields(train(folder, Stop())), array_fields(state))
         assert untimed(read_rows(folder)) == untimed(read_rows(tmp_path / "whole"))
 
 
-def test_a_stop_before_the_last_evaluation_is_not_the_end(finished, tmp_path):
+def test_a_stop_before_the_last_evaluation_is_not_the_end(finished, compiled, tmp_path):
     config, folder, _ = finished
     copy_unfinished(folder, tmp_path)
     rows = read_rows(tmp_path)[:-1]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(Stopped, match="saved at step 14 of 14"):
-        train_and_evaluate(config, tmp_path, stop=StopAfter(0))
+        train_and_evaluate(config, tmp_path, stop=StopAfter(0), programs=compiled)
     assert not (tmp_path / "summary.json").exists()
-    train_and_evaluate(config, tmp_path)
+    train_and_evaluate(config, tmp_path, programs=compiled)
     assert untimed(read_rows(tmp_path)) == untimed(read_rows(folder))
 
 
-def test_a_stop_after_the_last_evaluation_still_finishes(finished, tmp_path):
+def test_a_stop_after_the_last_evaluation_still_finishes(finished, compiled, tmp_path):
     config, folder, _ = finished
     copy_unfinished(folder, tmp_path)
-    train_and_evaluate(config, tmp_path, stop=StopAfter(0))
+    train_and_evaluate(config, tmp_path, stop=StopAfter(0), programs=compiled)
     assert (tmp_path / "summary.json").exists()
 
 
-def test_a_finished_run_started_again_changes_nothing(finished, tmp_path, capsys):
+def test_a_finished_run_started_again_changes_nothing(finished, compiled, tmp_path, capsys):
     config, folder, state = finished
     shutil.copytree(folder, tmp_path / "copy")
-    again = train_and_evaluate(config, tmp_path / "copy")
+    again = train_and_evaluate(config, tmp_path / "copy", programs=compiled)
     assert_same(array_fields(again), array_fields(state))
     files = [
         sorted(p.relative_to(top) for p in top.iterdir()) for top in (folder, tmp_path / "copy")
@@ -203,12 +212,17 @@ def test_a_finished_run_started_again_changes_nothing(finished, tmp_path, capsys
     assert "already finished" in capsys.readouterr().out
 
 
-def test_an_extended_run_is_the_longer_run(finished, tiny, tmp_path):
+@pytest.fixture(scope="module")
+def four_epochs(tiny):
+    return Programs(tiny)
+
+
+def test_an_extended_run_is_the_longer_run(finished, tiny, four_epochs, tmp_path):
     """Half an epoch, its sums and its rows included."""
     config, folder, _ = finished
     shutil.copytree(folder, tmp_path / "extended")
-    state = train_and_evaluate(tiny, tmp_path / "extended")
-    whole = train_and_evaluate(tiny, tmp_path / "whole")
+    state = train_and_evaluate(tiny, tmp_path / "extended", programs=four_epochs)
+    whole = train_and_evaluate(tiny, tmp_path / "whole", programs=four_epochs)
     assert_same(array_fields(state), array_fields(whole))
     folders = (tmp_path / "extended", tmp_path / "whole")
     assert untimed(read_rows(folders[0])) == untimed(read_rows(folders[1]))
@@ -235,7 +249,7 @@ def test_another_config_in_the_same_workdir_is_refused(finished):
 
 
 @pytest.mark.parametrize("damage", ["nonsense\n", '{"epoch": 1.0}\n', "[1]\n", None])
-def test_damaged_and_missing_rows_are_named(finished, tmp_path, damage):
+def test_damaged_and_missing_rows_are_named(finished, compiled, tmp_path, damage):
     config, folder, _ = finished
     copy_unfinished(folder, tmp_path)
     path = tmp_path / "metrics.jsonl"
@@ -247,44 +261,57 @@ def test_damaged_and_missing_rows_are_named(finished, tmp_path, damage):
         path.unlink()
         message = f"{path} lacks rows from before the checkpoint of step 14"
     with pytest.raises(UserError, match=message):
-        train_and_evaluate(config, tmp_path)
+        train_and_evaluate(config, tmp_path, programs=compiled)
 
 
-def test_validation_is_watched_and_the_test_set_scored_once(tiny, tmp_path):
-    config = dataclasses.replace(tiny, validation_split="train[130:200]", eval_every_epochs=2)
-    train_and_evaluate(config, tmp_path)
+@pytest.fixture(scope="module")
+def validated(tiny):
+    return Programs(dataclasses.replace(tiny, validation_split="train[130:200]"))
+
+
+def test_validation_is_watched_and_the_test_set_scored_once(validated, tmp_path):
+    config = dataclasses.replace(validated.config, eval_every_epochs=2)
+    train_and_evaluate(config, tmp_path, programs=validated)
     rows = [(row["epoch"], row["split"]) for row in read_rows(tmp_path) if row["split"] != "train"]
     assert rows == [(2, "validation"), (4, "validation"), (4, "test")]
 
 
-def test_the_best_by_validation_is_kept_and_none_by_test(tiny, tmp_path):
-    scores = {"validation": [30, 90, 50, 40], "test": [90, 10, 10, 10]}
+def test_the_best_by_validation_is_kept_and_none_by_test(validated, four_epochs, tmp_path):
+    scores = {"validation": [0.3, 0.9, 0.5, 0.4], "test": [0.9, 0.1, 0.1, 0.1]}
 
     class Scripted(Trainer):
         def evaluate(self, state, step, split, rows):
+            score = scores[split][step // 4 - 1]
             return [
-                done._replace(metrics=done.metrics | {"correct": [scores[split][step // 4 - 1]]})
+                done._replace(metrics=done.metrics | {"correct": score * done.metrics["count"]})
                 if done.split == split
                 else done
                 for done in super().evaluate(state, step, split, rows)
             ]
 
     kept = []
-    for fields in ({"validation_split": "train[130:200]"}, {}):
-        config = dataclasses.replace(tiny, **fields)
+    for programs in (validated, four_epochs):
         folder = tmp_path / str(len(kept))
-        run(Scripted(config, steps_per_dispatch=7), folder, Stop())
+        run(Scripted(programs.config, programs=programs), folder, Stop())
         kept.append(sorted(int(path.name) for path in (folder / "checkpoints").iterdir()))
     assert kept == [[8, 12, 16], [12, 16]]
 
 
-def test_a_diverged_run_ends_and_saves_nothing(tiny, tmp_path):
-    """The learning rate leaps to 10^12 after an epoch."""
-    leap = {"warmup": "constant", "learning_rate": 1e12, "decay_factor": 1e-13}
+def test_a_diverged_run_ends_and_saves_nothing(finished, compiled, tmp_path):
+    """The parameters leap to 10^30 within the second epoch."""
+    config, _, _ = finished
+
+    class Leaping(Trainer):
+        def train(self, state, step, rows):
+            if step == 6:
+                leap = jax.tree.map(lambda leaf: leaf * np.float32(1e30), state.params)
+                state = self.programs.devices.replicate(state.replace(params=leap))
+            return super().train(state, step, rows)
+
     with pytest.raises(UserError) as error:
-        train_and_evaluate(dataclasses.replace(tiny, eval_every_epochs=0, **leap), tmp_path)
+        run(Leaping(config, programs=compiled), tmp_path, Stop())
     assert re.match(
-        r"step [67] \(epoch 1\.\d+\), at learning rate 1e\+12, has the loss \S+ and a gradient of "
+        r"step [67] \(epoch 1\.\d+\), at learning rate 0\.1, has the loss \S+ and a gradient of "
         r"norm (nan|inf), after [\d.e+]+ in the step before: .*Earlier checkpoints are intact",
         str(error.value),
     )
@@ -293,7 +320,7 @@ def test_a_diverged_run_ends_and_saves_nothing(tiny, tmp_path):
     assert (tmp_path / "diverged.txt").read_text() == f"{error.value}\n"
 
 
-def test_a_save_that_cannot_be_read_back_ends_the_run(tiny, tmp_path, monkeypatch):
+def test_a_save_that_cannot_be_read_back_ends_the_run(compiled, tmp_path, monkeypatch):
     """As on a file system that loses what it is given."""
     import orbax.checkpoint as ocp
 
@@ -305,13 +332,7 @@ def test_a_save_that_cannot_be_read_back_ends_the_run(tiny, tmp_path, monkeypatc
 
     monkeypatch.setattr(ocp.CheckpointManager, "save", lose)
     with pytest.raises(UserError, match=r"checkpoint of step 4 can't be written .* when read"):
-        train_and_evaluate(tiny, tmp_path)
-
-
-def test_a_dry_run_needs_no_data(tmp_path, capsys):
-    dry_run(Config(depth=8, batch_size=32, data_dir=str(tmp_path)))
-    out = capsys.readouterr().out
-    assert f"cifar10, not yet in {tmp_path}: 50,000 train, 10,000 test" in out
+        train_and_evaluate(compiled.config, tmp_path, programs=compiled)
 
 
 def test_a_dry_run_prints_the_costs_and_writes_nothing(tiny, tmp_path, monkeypatch, capsys):
@@ -319,7 +340,7 @@ def test_a_dry_run_prints_the_costs_and_writes_nothing(tiny, tmp_path, monkeypat
     dry_run(tiny)
     out = capsys.readouterr().out
     for part in (
-        "75,290 parameters",
+        "5,006 parameters",
         "16 of 32 images, 4 an epoch",
         "rising from 0 to 0.1 until step 4 (epoch 1)",
         "until step 8 (epoch 2)",

@@ -45,8 +45,13 @@ def evaluate(trainer, state, split="test"):
 
 
 @pytest.fixture(scope="module")
-def short(tiny):
-    return dataclasses.replace(tiny, num_epochs=1.5, warmup_epochs=0.5, decay_epochs=(1,))
+def four_devices(tiny):
+    return Programs(tiny)
+
+
+@pytest.fixture(scope="module")
+def one_device(tiny):
+    return Programs(tiny, Devices(jax.devices()[:1]))
 
 
 def test_epochs_visit_every_image_in_new_orders(tiny):
@@ -68,28 +73,27 @@ def test_a_resumed_epoch_continues_its_order(tiny):
 
 def test_eval_batches_name_every_image_once(tiny):
     rows = np.concatenate(Trainer(tiny, load=blank_splits).eval_batches("test"))
-    assert sorted(rows.flat) == [-1] * (rows.size - 200) + list(range(200))
+    assert sorted(rows.flat) == [-1] * (rows.size - 100) + list(range(100))
 
 
-def test_steps_per_dispatch_do_not_change_the_result(short):
+def test_steps_per_dispatch_do_not_change_the_result(tiny, four_devices):
     results = []
-    for steps_per_dispatch in (1, 4):
-        trainer = Trainer(short, steps_per_dispatch=steps_per_dispatch)
+    for steps_per_dispatch in (1, 2):
+        trainer = Trainer(tiny, programs=four_devices, steps_per_dispatch=steps_per_dispatch)
         state, step, row = train_epoch(trainer, new_state(trainer))
         assert step == row["step"] == 4
-        state, step, last = train_epoch(trainer, state, step)  # The last epoch is half as long.
-        assert (step, last["epoch"]) == (6, 1.5)
+        state, step, last = train_epoch(trainer, state, step)
+        assert (step, last["epoch"]) == (8, 2)
         results.append((row["loss"], row["grad_norm"], evaluate(trainer, state)["loss"]))
     np.testing.assert_allclose(*results, rtol=1e-2)
 
 
-def test_four_devices_train_like_one(tiny):
+def test_four_devices_train_like_one(tiny, four_devices, one_device):
     """BatchNorm sees the whole batch, however it is split."""
-    config = dataclasses.replace(tiny, num_epochs=0.5, warmup_epochs=0.25, decay_epochs=())
     results = []
-    for devices in (jax.devices(), jax.devices()[:1]):
-        trainer = Trainer(config, programs=Programs(config, Devices(devices)))
-        assert len(trainer.images["train"].labels.devices()) == len(devices)
+    for programs in (four_devices, one_device):
+        trainer = Trainer(tiny, programs=programs)
+        assert len(trainer.images["train"].labels.devices()) == programs.devices.count
         state, _, row = train_epoch(trainer, new_state(trainer))
         results.append((state.params, row["loss"], evaluate(trainer, state)["loss"]))
     (four, *losses), (one, *alone) = results
@@ -97,8 +101,8 @@ def test_four_devices_train_like_one(tiny):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), four, one)
 
 
-def test_the_first_dispatch_is_waited_for_and_then_one_is_in_flight(short):
-    trainer = Trainer(short, programs=Programs(short, Devices(jax.devices()[:1])))
+def test_the_first_dispatch_is_waited_for_and_then_one_is_in_flight(tiny, one_device):
+    trainer = Trainer(tiny, programs=one_device)
     state, finished = new_state(trainer), []
     for step, rows in enumerate(trainer.epoch_batches(0)):
         state, done = trainer.train(state, step, rows)
@@ -107,8 +111,8 @@ def test_the_first_dispatch_is_waited_for_and_then_one_is_in_flight(short):
     assert [d.step for d in trainer.drain()] == [3]
 
 
-def test_the_queue_is_drained_before_a_compilation(short):
-    trainer = Trainer(short, programs=Programs(short, Devices(jax.devices()[:1])))
+def test_the_queue_is_drained_before_a_compilation(tiny):
+    trainer = Trainer(tiny, programs=Programs(tiny, Devices(jax.devices()[:1])))
     state = new_state(trainer)
     rows = trainer.epoch_batches(0)
     state, _ = trainer.train(state, 0, rows[0])
@@ -118,34 +122,38 @@ def test_the_queue_is_drained_before_a_compilation(short):
     assert [(d.split, d.step) for d in done] == [("train", 1)]
 
 
-def test_several_cpu_devices_run_one_evaluation_at_a_time(short):
-    trainer = Trainer(short)
+def test_several_cpu_devices_run_one_evaluation_at_a_time(tiny, four_devices):
+    trainer = Trainer(tiny, programs=four_devices)
     batches = trainer.eval_batches("test")
     done = trainer.evaluate(new_state(trainer), 0, "test", batches[0])
     assert len(done) == 1 and not trainer.drain()
 
 
-def test_long_dispatches_are_halved_but_never_to_one_step(tiny):
-    config = dataclasses.replace(tiny, num_epochs=1, warmup_epochs=0.5, decay_epochs=())
-    trainer = Trainer(config, steps_per_dispatch=4, longest_dispatch_seconds=0)
-    train_epoch(trainer, new_state(trainer))
+def test_long_dispatches_are_halved_but_never_to_one_step(tiny, four_devices):
+    trainer = Trainer(tiny, programs=four_devices, steps_per_dispatch=4, longest_dispatch_seconds=0)
+    assert [len(rows) for rows in trainer.epoch_batches(0)] == [4]
+    trainer.train(new_state(trainer), 0, np.zeros((2, 32), np.int32))
+    assert [len(rows) for rows in trainer.epoch_batches(2)] == [2]
     assert trainer.steps_per_dispatch == 2
     # The programs are shared with the next seed, the pace is not.
-    assert Trainer(config, programs=trainer.programs).steps_per_dispatch == 1
+    assert Trainer(tiny, programs=four_devices).steps_per_dispatch == 1
 
 
-def test_compile_leaves_nothing_to_compile(short):
-    trainer = Trainer(short)
+def test_compile_leaves_nothing_to_compile(tiny):
+    """After a step: the rest of the epoch ends with a shorter dispatch."""
+    trainer = Trainer(tiny, steps_per_dispatch=2)
     state = new_state(trainer)
-    trainer.compile(state, 0)
+    trainer.compile(state, 1)
     seconds = trainer.compile_seconds
-    state, step, _ = train_epoch(trainer, state)
-    train_epoch(trainer, state, step)
+    assert [len(rows) for rows in trainer.epoch_batches(1)] == [2, 1]
+    for rows in trainer.epoch_batches(1):
+        state, _ = trainer.train(state, 1, rows)
+    evaluate(trainer, train_epoch(trainer, state, 4)[0])
     assert trainer.compile_seconds == seconds > 0
 
 
-def test_a_state_that_is_not_finite_scores_nan(short):
-    trainer = Trainer(short)
+def test_a_state_that_is_not_finite_scores_nan(tiny, four_devices):
+    trainer = Trainer(tiny, programs=four_devices)
     bad = new_state(trainer)
     bad = bad.replace(params=jax.tree.map(lambda leaf: leaf * np.float32(np.nan), bad.params))
     rows = trainer.eval_batches("test")[0]
