@@ -35,6 +35,10 @@ DTYPES = {
 }
 
 
+class Refused(Exception):
+    """What is wrong with a file, to be printed after its path."""
+
+
 class Name(NamedTuple):
     """A class or function that a pickle refers to."""
 
@@ -74,23 +78,27 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
     """
     try:
         if not Path(path).is_file():
-            raise ValueError("there is no such file")
-        data = Path(path).read_bytes()
-        if data[:2] == b"PK":
-            return read_zip(data)
-        if data[8:9] == b"{":
-            from safetensors.numpy import load
-
-            return load(data)
-        return read_legacy(io.BytesIO(data))
+            raise Refused("there is no such file")
+        return parse(Path(path).read_bytes())
     except Exception as error:  # pickletools, zipfile, numpy and safetensors raise many types.
         raise UserError(f"{path} can't be read as a PyTorch checkpoint: {reason(error)}") from error
 
 
+def parse(data: bytes) -> dict[str, np.ndarray]:
+    """Return the tensors in the bytes of a file; damage may raise any Exception."""
+    if data[:2] == b"PK":
+        return read_zip(data)
+    if data[8:9] == b"{":
+        from safetensors.numpy import load
+
+        return load(data)
+    return read_legacy(io.BytesIO(data))
+
+
 def reason(error: Exception) -> str:
     message = str(error).partition("\n")[0][:300]
-    plain = type(error) in (ValueError, zipfile.BadZipFile) or isinstance(error, OSError)
-    return message if plain and message else f"it is damaged ({type(error).__name__}: {message})"
+    plain = isinstance(error, Refused | OSError)
+    return message if plain else f"it is damaged ({type(error).__name__}: {message})"
 
 
 def read_zip(data: bytes) -> dict[str, np.ndarray]:
@@ -98,16 +106,14 @@ def read_zip(data: bytes) -> dict[str, np.ndarray]:
         entries = archive.infolist()
         packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
         if packed or sum(entry.file_size for entry in entries) > len(data):
-            raise ValueError(
-                "its entries are compressed or overlap, as those of torch.save never do"
-            )
+            raise Refused("its entries are compressed or overlap, as those of torch.save never do")
         roots = [e.filename.removesuffix("data.pkl") for e in entries if is_pickle(e.filename)]
         if len(roots) != 1:
-            raise ValueError("it is a zip file without the data.pkl of torch.save")
+            raise Refused("it is a zip file without the data.pkl of torch.save")
         names = archive.namelist()
         order = f"{roots[0]}byteorder"
         if order in names and archive.read(order) != b"little":
-            raise ValueError("its numbers are big-endian: save it again on another machine")
+            raise Refused("its numbers are big-endian: save it again on another machine")
         machine = Machine()
         content = machine.run(io.BytesIO(archive.read(f"{roots[0]}data.pkl")))
         stored = {key: archive.read(f"{roots[0]}data/{key}") for key in machine.storages}
@@ -123,17 +129,17 @@ def read_legacy(file: IO[bytes]) -> dict[str, np.ndarray]:
     try:
         magic = Machine().run(file)
     except Exception as error:
-        raise ValueError(f"torch.save did not write it, or not so: {reason(error)}") from error
+        raise Refused(f"torch.save did not write it, or {reason(error)}") from error
     if magic != MAGIC or Machine().run(file) != PROTOCOL:
-        raise ValueError("it is a pickle, but torch.save did not write it")
+        raise Refused("it is a pickle, but torch.save did not write it")
     if Machine().run(file)["little_endian"] is not True:
-        raise ValueError("its numbers are big-endian: save it again on another machine")
+        raise Refused("its numbers are big-endian: save it again on another machine")
     machine = Machine()
     content, stored = machine.run(file), {}
     for key in Machine().run(file):
         storage = machine.storages[text(key)]
         if int.from_bytes(file.read(8), "little") != storage.size:
-            raise ValueError("it is damaged: a storage has another size than its tensors say")
+            raise Refused("it is damaged: a storage has another size than its tensors say")
         stored[key] = file.read(storage.size * storage.dtype.itemsize)
     return arrays(content, stored)
 
@@ -144,23 +150,23 @@ def arrays(content: Any, stored: dict[str, bytes]) -> dict[str, np.ndarray]:
     storages = {tensor.storage for tensor in found.values()}
     for storage in storages:
         if len(stored.get(storage.key, b"")) != storage.size * storage.dtype.itemsize:
-            raise ValueError("it is damaged or cut off: a storage lacks bytes")
+            raise Refused("it is damaged or cut off: a storage lacks bytes")
     views = {key: view(tensor, stored[tensor.storage.key]) for key, tensor in found.items()}
     # Many tensors could be views of the same few bytes, and fill the memory once copied.
     if sum(array.size for array in views.values()) > sum(storage.size for storage in storages):
-        raise ValueError("its tensors claim more numbers than the file holds")
+        raise Refused("its tensors claim more numbers than the file holds")
     return views
 
 
 def state_dict(content: Any) -> dict[str, Tensor]:
-    """Return the dict of tensors in what a training script has saved; ValueError if none."""
+    """Return the dict of tensors in what a training script has saved; Refused if none."""
     if isinstance(content, dict):
         content = next((content[name] for name in NESTED if name in content), content)
     if not isinstance(content, dict) or not content:
-        raise ValueError("it holds no state_dict: save model.state_dict(), not the model")
+        raise Refused("it holds no state_dict: save model.state_dict(), not the model")
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(
+            raise Refused(
                 f"its entry {key!r:.100} is no tensor: it must hold a state_dict, at the top or "
                 f"under {', '.join(NESTED)}"
             )
@@ -190,16 +196,16 @@ class Machine:
         self._work = 0
 
     def run(self, file: IO[bytes]) -> Any:
-        """Return the value of the pickle at the position of a file; ValueError if refused."""
+        """Return the value of the pickle that begins here; damage may raise any Exception."""
         for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
             if opcode.name == "STOP":
                 return self._stack.pop()
             if opcode.name not in INSTRUCTIONS:
-                raise ValueError(f"its pickle has the instruction {opcode.name}, which is refused")
+                raise Refused(f"its pickle has the instruction {opcode.name}, which is refused")
             if count > MOST_INSTRUCTIONS:
-                raise ValueError(f"its pickle has more than {MOST_INSTRUCTIONS:,} instructions")
+                raise Refused(f"its pickle has more than {MOST_INSTRUCTIONS:,} instructions")
             INSTRUCTIONS[opcode.name](self, argument)
-        raise ValueError("its pickle has no end")
+        raise Refused("its pickle has no end")
 
     def push(self, value: Any) -> None:
         self._stack.append(value)
@@ -239,7 +245,7 @@ class Machine:
     def set_items(self, _) -> None:
         values = self.pop_mark()
         if not isinstance(self._stack[-1], dict):
-            raise ValueError("it sets items of something that is no dict")
+            raise Refused("it sets items of something that is no dict")
         fill(self._stack[-1], zip(values[::2], values[1::2], strict=True))
 
     def name(self, name: str) -> None:
@@ -257,42 +263,42 @@ class Machine:
         name, arguments = self._stack[-2:]
         del self._stack[-2:]
         if not isinstance(name, Name) or len(arguments) > 8:
-            raise ValueError("it calls a function that it may not")
+            raise Refused("it calls a function that it may not")
         self._work += sum(len(a) for a in arguments if isinstance(a, list | tuple))
         if self._work > MOST_INSTRUCTIONS:  # Few instructions may repeat a long argument.
-            raise ValueError("it is too large")
+            raise Refused("it is too large")
         self.push(FUNCTIONS[name.name](*arguments))
 
     def build(self, _) -> None:
         """Drop the attributes of an object, such as the versions of a state_dict's modules."""
         self._stack.pop()
         if not isinstance(self._stack[-1], dict | Ignored):
-            raise ValueError("it sets the attributes of an object that is no plain tensor")
+            raise Refused("it sets the attributes of an object that is no plain tensor")
 
     def persistent(self, _) -> None:
         """Replace the description of a storage by a `Storage`."""
         description = self._stack.pop()
         if len(description) not in (5, 6) or any(description[5:]):
-            raise ValueError("it has storages that are not plain")
+            raise Refused("it has storages that are not plain")
         kind, name, key, _, size = description[:5]
         if kind != "storage" or not isinstance(name, Name) or not natural(size):
-            raise ValueError("it has storages that are not plain")
+            raise Refused("it has storages that are not plain")
         storage = Storage(DTYPES[name.name.removeprefix("torch.")], text(key), size)
         if self.storages.setdefault(key, storage) != storage:
-            raise ValueError("it is damaged: its tensors disagree on a storage")
+            raise Refused("it is damaged: its tensors disagree on a storage")
         self.push(storage)
 
 
 def allowed(name: str) -> Name:
     if name not in FUNCTIONS and name not in {f"torch.{storage}" for storage in DTYPES}:
-        raise ValueError(f"it refers to {name!r:.100}, and only plain tensors are read")
+        raise Refused(f"it refers to {name!r:.100}, and only plain tensors are read")
     return Name(name)
 
 
 def text(key: Any) -> str:
     """Return a key that is text; to hash a tuple nested deeply could overflow Python's stack."""
     if not isinstance(key, str):
-        raise ValueError("it has a key that is not text")
+        raise Refused("it has a key that is not text")
     return key
 
 
@@ -310,7 +316,7 @@ def ordered_dict(pairs: Any = ()) -> dict[Any, Any]:
 def rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
     plain = isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)
     if not plain or not all(map(natural, (offset, *shape, *strides))):
-        raise ValueError("it has tensors that are not plain")
+        raise Refused("it has tensors that are not plain")
     return Tensor(storage, offset, shape, strides)
 
 
