@@ -50,7 +50,7 @@ def load(path: str | Path) -> Pretrained:
             pretrained = read_checkpoints(folder, newest_first(folder / "checkpoints"))
         elif (folder / WEIGHTS).exists():
             pretrained = read_weights(folder / WEIGHTS)
-        elif (folder / "metadata" / "metadata").exists():
+        elif (folder / "metadata").is_dir():
             pretrained = read_checkpoints(folder, [folder])
         elif folder.is_file():
             pretrained = read_weights(folder)
@@ -89,10 +89,11 @@ def read_checkpoints(folder: Path, checkpoints: list[Path]) -> Pretrained:
             metadata.get("config", {}),
         )
         for problem in problems:
-            print(f"warning: {problem}; using {path}", file=sys.stderr)
+            print(f"warning: {problem}; using that of step {path.name}", file=sys.stderr)
         return pretrained
-    reasons = "; ".join(problems) or "wait for the first, or choose another workdir"
-    raise UserError(f"{folder} holds no good checkpoint: {reasons}")
+    if problems:
+        raise UserError(f"{folder} holds no good checkpoint: {'; '.join(problems)}")
+    raise UserError(f"{folder} holds no checkpoint yet: wait for the first, or choose another")
 
 
 def features(
