@@ -81,11 +81,15 @@ class Pretrained:
         return iter((self.model, self.variables, self.preprocessing))
 
     def logits(
-        self, images: UInt8[AnyArray, "n h w 3"], batch_size: int = 500
+        self, images: AnyArray, batch_size: int = 500
     ) -> Float[np.ndarray, "n classes"]:
-        """Return the float32 logits of uint8 images, computed batch by batch.
+        """Return the float32 logits of images, computed batch by batch.
 
         The last batch is padded, so that a size of images is compiled once.
+
+        Args:
+          images: uint8 [n, h, w, 3], RGB from 0 to 255.
+          batch_size: number of images that are computed at once.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise UserError(
@@ -103,9 +107,9 @@ class Pretrained:
         return np.concatenate([empty, *map(np.asarray, parts)])[:n]
 
     def probabilities(
-        self, images: UInt8[AnyArray, "n h w 3"], batch_size: int = 500
+        self, images: AnyArray, batch_size: int = 500
     ) -> Float[np.ndarray, "n classes"]:
-        """Return the softmax of `logits`, float32."""
+        """Return the softmax of `logits`, float32; arguments as there."""
         return np.asarray(jax.nn.softmax(self.logits(images, batch_size)))
 
 
