@@ -40,10 +40,8 @@ def run(name: str, argv: Sequence[str]) -> None:
     if alone:
         atexit.register(end_quietly)
     stop = Stop(exits=alone)
-    with safe_streams(), quiet_libraries(), sentences(stop):
-        check_system()
-        with stop:
-            run_module(name, argv, stop)
+    with safe_streams(), quiet_libraries(), sentences(stop), stop:
+        run_module(name, argv, stop)
 
 
 def run_module(name: str, argv: Sequence[str], stop: Stop) -> None:
@@ -95,22 +93,6 @@ def explain(error: Exception) -> str:
     if "determine home directory" in text:
         return "the home folder can't be found: set HOME, or give paths without ~"
     return ""
-
-
-def check_system() -> None:
-    """Raise a UserError where runs can't work at all."""
-    try:
-        importlib.import_module("fcntl")
-    except ImportError:
-        raise UserError(
-            f"runs need Linux or macOS to lock their folders, and this is {platform.system()}: "
-            "on Windows, use WSL"
-        ) from None
-    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
-        raise UserError(
-            "JAX_DISABLE_JIT is set, but a run consists of compiled programs: unset it; to debug a "
-            "step, call train_step by itself"
-        )
 
 
 @contextlib.contextmanager

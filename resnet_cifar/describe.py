@@ -73,7 +73,7 @@ def costs(trainer: Trainer) -> list[str]:
         "image": jax.ShapeDtypeStruct((size, 32, 32, 3), programs.dtype),
         "label": jax.ShapeDtypeStruct((size,), jnp.int32),
     }
-    analysis = train_step.lower(state, batch).cost_analysis() or {}
+    analysis = jax.jit(train_step).lower(state, batch).cost_analysis() or {}
     flops = analysis.get("flops", math.nan)  # Without what falls on the padding of convolutions.
     resident = sum(leaf.nbytes for leaf in jax.tree.leaves((state, trainer.images)))
     temporary = f"{memory.temp_size_in_bytes / 1e6:,.0f} MB" if memory else "an unknown amount"

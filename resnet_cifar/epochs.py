@@ -42,7 +42,8 @@ def train_steps(
 
     def step(state, rows):
         images = augment(jax.random.fold_in(key, state.step), data.images[rows])
-        return train_step(state, {"image": preprocess(images), "label": data.labels[rows]})
+        labels = jnp.asarray(data.labels)[rows]
+        return train_step(state, {"image": preprocess(images), "label": labels})
 
     return scan(step, state, indices)
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
 from jaxtyping import Array, Float, Int, Key, PyTree
 
@@ -135,12 +136,12 @@ def comparable(function: Callable[..., Any]) -> Callable[..., Any]:
     return result
 
 
-@jax.jit(donate_argnums=0)
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """Update the state on one batch: `params -= tx(grad(mean(loss_fn(logits, labels))))`.
 
-    The state is donated: its buffers are reused, and it must not be read afterwards. If the batch
-    is split over devices, BatchNorm and the loss see all of it. Labels of -1 are not allowed.
+    Jitted. The state is donated: its buffers are reused, and it must not be read afterwards. While
+    JAX traces, as under `jax.jit` or `jax.grad`, nothing is donated. If the batch is split over
+    devices, BatchNorm and the loss see all of it. Labels of -1 are not allowed.
 
     Returns:
       The next state, and float32 scalars of the batch before the update: the sums `loss_sum`,
@@ -154,6 +155,12 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
       >>> int(state.step), float(metrics["count"])
       (1, 4.0)
     """
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((state, batch)))
+    return (jitted_update if traced else donating_update)(state, batch)
+
+
+def update(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """Do what `train_step` says; not jitted."""
 
     def mean_loss(params):
         logits, updates = state.apply_fn(
@@ -181,6 +188,10 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         opt_state=opt_state,
     )
     return next_state, metrics
+
+
+jitted_update = jax.jit(update)
+donating_update = jax.jit(update, donate_argnums=0)
 
 
 @jax.jit

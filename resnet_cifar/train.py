@@ -173,3 +173,7 @@ def _loop(
             step += len(rows)
             settle(done)
         checkpoints.check()
+
+
+if __name__ == "__main__":
+    raise SystemExit("error: the command is python -m resnet_cifar train")

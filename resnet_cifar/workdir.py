@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import platform
 import socket
 import sys
 from collections.abc import Iterator
@@ -28,11 +29,6 @@ def check_workdir(workdir: str | Path, config: Config) -> Path:
     Raises:
       UserError: the folder belongs to another config, is in use, or can't be written.
     """
-    if fcntl is None:
-        raise UserError(
-            "training locks its workdir with fcntl, which this system lacks: use Linux or macOS, "
-            "or WSL on Windows"
-        )
     folder = absolute(workdir)
     saved_config(folder, config)
     check_writable(folder)
@@ -51,7 +47,12 @@ def absolute(path: str | Path) -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise a UserError if a folder can't be made or written to."""
+    """Raise a UserError if a folder can't be made, written to or locked."""
+    if fcntl is None:
+        raise UserError(
+            f"runs lock their folders with fcntl, which {platform.system()} lacks: use Linux, "
+            "macOS, or WSL on Windows"
+        )
     parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
         raise UserError(

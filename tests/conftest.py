@@ -20,6 +20,8 @@ except ImportError:
 SHAPED = ("data.images", "epochs", "layers", "models", "pretrained", "steps", "weights")
 install_import_hook([f"resnet_cifar.{name}" for name in SHAPED], "beartype.beartype")
 
+from cifar_archives import manual  # noqa: F401
+
 from resnet_cifar.config import Config
 from resnet_cifar.data import synthetic
 from resnet_cifar.provenance import environment

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -80,13 +81,11 @@ def test_an_error_of_the_program_is_no_sentence():
     assert cli.explain(ValueError("a bug")) == ""
 
 
-def test_jax_disable_jit_is_refused(monkeypatch):
-    jax.config.update("jax_disable_jit", True)
-    try:
-        with pytest.raises(UserError, match="JAX_DISABLE_JIT is set"):
-            cli.check_system()
-    finally:
-        jax.config.update("jax_disable_jit", False)
+@pytest.mark.parametrize("verb", sorted(__main__.VERBS.keys() - {"report"}))
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_running_the_module_of_a_verb_names_the_command(verb):
+    with pytest.raises(SystemExit, match=f"the command is python -m resnet_cifar {verb}"):
+        runpy.run_module(f"resnet_cifar.{verb}", run_name="__main__")
 
 
 @pytest.mark.parametrize("unusable", ["a file", "no home"])

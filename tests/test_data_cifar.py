@@ -1,122 +1,21 @@
-"""CIFAR through TFDS without TensorFlow: preparing, reading, the cache and their faults."""
+"""Prepared CIFAR read without TensorFlow: versions, the cache and their faults."""
 
-import hashlib
-import http.server
-import io
 import json
 import os
 import shutil
-import socket
 import struct
 import subprocess
 import sys
-import tarfile
-import threading
-import time
 import zlib
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import pytest
-from tensorflow_datasets.core.download import checksums
+from cifar_archives import NAMES, PER_FILE
 
 from resnet_cifar.data import DATASETS, cifar, class_names, load_images
 from resnet_cifar.errors import UserError
-
-PER_FILE = 30
-NAMES = {"cifar10": [f"kind{i}" for i in range(10)], "cifar100": [f"sort{i}" for i in range(100)]}
-
-
-def records(name, seed):
-    """Return (labels, pixels, bytes) of a file in the archive's binary format."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, len(NAMES[name]), PER_FILE, dtype=np.uint8)
-    pixels = rng.integers(0, 256, (PER_FILE, 3, 32, 32), dtype=np.uint8)
-    columns = [labels[:, None], pixels.reshape(PER_FILE, -1)]
-    if name == "cifar100":
-        columns.insert(0, labels[:, None] // 5)
-    return labels, pixels.transpose(0, 2, 3, 1), np.concatenate(columns, axis=1).tobytes()
-
-
-def make_archive(name, folder):
-    """Write a small archive like the original one; returns the (labels, pixels) of train."""
-    if name == "cifar10":
-        prefix, train, test = (
-            "cifar-10-batches-bin/",
-            [f"data_batch_{i}.bin" for i in range(1, 6)],
-            "test_batch.bin",
-        )
-        texts = {"batches.meta.txt": NAMES[name]}
-    else:
-        prefix, train, test = "cifar-100-binary/", ["train.bin"], "test.bin"
-        texts = {
-            "fine_label_names.txt": NAMES[name],
-            "coarse_label_names.txt": [f"group{i}" for i in range(20)],
-        }
-    parts = {file: records(name, seed) for seed, file in enumerate([*train, test])}
-    files = {file: part[2] for file, part in parts.items()} | {
-        f: "\n".join(t).encode() for f, t in texts.items()
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(folder / cifar.ARCHIVES[name].file, "w:gz") as archive:
-        for file, content in files.items():
-            info = tarfile.TarInfo(prefix + file)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return tuple(np.concatenate([parts[file][i] for file in train]) for i in (0, 1))
-
-
-@pytest.fixture
-def manual(tmp_path, monkeypatch):
-    """Return a function that puts a small archive where a user would put the original."""
-    from tensorflow_datasets.image_classification import cifar as tfds_cifar
-
-    def put(name):
-        monkeypatch.setattr(
-            cifar, "SIZES", {"train": PER_FILE * (5 if name == "cifar10" else 1), "test": PER_FILE}
-        )
-        expected = make_archive(name, tmp_path / "downloads" / "manual")
-        path = tmp_path / "downloads" / "manual" / cifar.ARCHIVES[name].file
-        base = {"cifar10": tfds_cifar.Cifar10, "cifar100": tfds_cifar.Cifar100}[name]
-        url = next(iter(base.url_infos))
-        known = checksums.UrlInfo(
-            size=path.stat().st_size,
-            checksum=hashlib.sha256(path.read_bytes()).hexdigest(),
-            filename=path.name,
-        )
-        monkeypatch.setattr(checksums, "get_all_url_infos", lambda: {url: known})
-        return expected
-
-    return put
-
-
-@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_a_manual_archive_is_prepared_and_keeps_its_order(name, manual, tmp_path):
-    labels, pixels = manual(name)
-    data = load_images(name, "train", str(tmp_path))
-    np.testing.assert_array_equal(data.labels, labels)
-    np.testing.assert_array_equal(data.images, pixels)
-    part = load_images(name, "train[:7]", str(tmp_path))
-    np.testing.assert_array_equal(part.images, pixels[:7])
-    assert len(load_images(name, "test", str(tmp_path)).labels) == PER_FILE
-    assert class_names(name, str(tmp_path)) == NAMES[name]
-
-
-def test_a_stock_tfds_reads_what_was_prepared(manual, tmp_path):
-    import tensorflow_datasets as tfds
-
-    labels, _ = manual("cifar10")
-    cifar.prepare("cifar10", str(tmp_path))
-    source = tfds.data_source("cifar10", split="train", data_dir=tmp_path, download=False)
-    got = {example["id"]: example["label"] for example in source}
-    assert [got[f"train_{i:05d}".encode()] for i in range(len(labels))] == labels.tolist()
-
-
-def test_tensorflow_is_never_imported(manual, tmp_path):
-    manual("cifar10")
-    load_images("cifar10", "train", str(tmp_path))
-    assert "tensorflow" not in sys.modules
 
 
 def test_the_environment_names_the_folder(manual, tmp_path, monkeypatch):
@@ -254,27 +153,6 @@ def test_a_huge_image_is_refused_before_it_is_decoded(prepared, tmp_path, monkey
         load_images("cifar10", "train", str(tmp_path))
 
 
-def test_an_archive_writes_no_file_of_its_own(manual, tmp_path):
-    """Its members are read into memory, whatever their names."""
-    manual("cifar10")
-    path = tmp_path / "downloads" / "manual" / cifar.ARCHIVES["cifar10"].file
-    with tarfile.open(path, "r:gz") as archive:
-        members = [(member, archive.extractfile(member).read()) for member in archive]
-    with tarfile.open(path, "w:gz") as archive:
-        for member, content in members:
-            archive.addfile(member, io.BytesIO(content))
-        evil = tarfile.TarInfo(f"../../../../{tmp_path}/escaped")
-        evil.size = 4
-        archive.addfile(evil, io.BytesIO(b"evil"))
-        link = tarfile.TarInfo("link")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        archive.addfile(link)
-    (info,) = checksums.get_all_url_infos().values()
-    info.size, info.checksum = path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
-    load_images("cifar10", "train", str(tmp_path))
-    assert not list(tmp_path.rglob("escaped")) and not list(tmp_path.rglob("link"))
-
-
 def test_a_folder_that_cannot_be_written_goes_without_a_cache(
     prepared, tmp_path, monkeypatch, capsys
 ):
@@ -308,52 +186,6 @@ def test_a_tfrecord_copy_gets_a_sentence(prepared, tmp_path):
         load_images("cifar10", "train", str(tmp_path))
 
 
-def test_without_a_network_the_error_says_what_to_do(tmp_path, monkeypatch):
-    def no_network(*_, **__):
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", no_network)
-    start = time.monotonic()
-    with pytest.raises(UserError) as error:
-        load_images("cifar100", "train", str(tmp_path))
-    assert time.monotonic() - start < 15
-    for part in (
-        str(tmp_path / "cifar100"),
-        str(tmp_path / "downloads"),
-        "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
-        cifar.ARCHIVES["cifar100"].sha256,
-        str(tmp_path / "downloads" / "manual" / "cifar-100-binary.tar.gz"),
-        "quickstart",
-    ):
-        assert part in str(error.value)
-
-
-@pytest.mark.parametrize("answer", [b"", b"x", b"junk\r\n\r\n"], ids=["silent", "dripping", "junk"])
-def test_a_silent_server_times_out(answer, monkeypatch):
-    monkeypatch.setattr(cifar, "PROBE_SECONDS", 1)
-    stop = threading.Event()
-
-    def serve():
-        connection, _ = server.accept()
-        with connection:
-            while not stop.wait(0.2) and answer:
-                connection.sendall(answer)
-            stop.wait(5)
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=serve, daemon=True).start()
-        start = time.monotonic()
-        assert cifar.probe(f"http://127.0.0.1:{server.getsockname()[1]}/archive.tar.gz")
-        assert time.monotonic() - start < 2
-        stop.set()
-
-
-def test_a_server_that_answers_is_enough():
-    with http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
-        assert cifar.probe(f"http://127.0.0.1:{server.server_port}/") == ""
-
-
 def test_a_folder_of_another_name_is_no_version(prepared, tmp_path):
     folder, _ = prepared
     shutil.copytree(folder, folder.with_name("9.9.9.old"))
@@ -369,27 +201,10 @@ def test_a_damaged_dataset_info_is_named(prepared, tmp_path, content):
         load_images("cifar10", "train", str(tmp_path))
 
 
-def test_an_archive_with_another_digest_is_named(tmp_path):
-    make_archive("cifar10", tmp_path / "downloads" / "manual")
-    with pytest.raises(UserError, match="is not the original one: delete it or replace it"):
-        load_images("cifar10", "train", str(tmp_path))
-
-
 def test_a_data_dir_that_is_no_folder_gets_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="can't be read"):
         load_images("cifar10", "train", str(tmp_path / "file"))
-
-
-def test_the_digests_are_those_that_tfds_checks():
-    from tensorflow_datasets.image_classification import cifar as tfds_cifar
-
-    for name, base in {"cifar10": tfds_cifar.Cifar10, "cifar100": tfds_cifar.Cifar100}.items():
-        (info,) = base.url_infos.values()
-        assert (
-            info.checksum == cifar.ARCHIVES[name].sha256
-            and info.filename == cifar.ARCHIVES[name].file
-        )
 
 
 def test_an_unreadable_cache_is_ignored(prepared, tmp_path, monkeypatch):

@@ -179,13 +179,14 @@ def linear_state(seed, loss_fn):
 
 
 LINEAR, SGD = Linear(), optax.sgd(0.1)
+smoothed_a_little = partial(smoothed, 0.1)
 APPLY = LINEAR.apply
 
 
 def test_a_new_partial_of_the_same_loss_shares_the_program():
     states = [linear_state(seed, partial(smoothed, 0.1, power=2.0)) for seed in (0, 1)]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
-    program = train_step.lower(states[0], make_batch()).compile()
+    program = jax.jit(train_step).lower(states[0], make_batch()).compile()
     _, metrics = program(states[1], make_batch())
     logits = LINEAR.apply(
         {"params": linear_state(1, smoothed).params}, make_batch()["image"], train=True
@@ -199,6 +200,20 @@ def test_a_new_partial_of_the_same_loss_shares_the_program():
 def test_a_partial_with_an_array_still_works():
     state = linear_state(0, partial(smoothed, jnp.float32(0.1)))
     assert np.isfinite(train_step(state, make_batch())[1]["loss_sum"])
+
+
+def test_a_gradient_through_steps_is_the_same_outside_jit():
+    optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
+    state = linear_state(0, smoothed_a_little).replace(tx=optimizer)
+    state = state.replace(opt_state=optimizer.init(state.params))
+
+    def loss_after_a_step(rate):
+        own = state.replace(opt_state=state.opt_state._replace(hyperparams={"learning_rate": rate}))
+        return train_step(train_step(own, make_batch())[0], make_batch())[1]["loss_sum"]
+
+    slope = jax.grad(loss_after_a_step)
+    np.testing.assert_allclose(slope(0.1), jax.jit(slope)(0.1), rtol=1e-5)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
 def test_metrics_and_state_stay_float32_under_x64():

@@ -51,7 +51,7 @@ def test_a_lock_that_cannot_be_opened_is_a_sentence(tiny, tmp_path):
 
 def test_a_system_without_fcntl_is_a_sentence(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(workdir, "fcntl", None)
-    with pytest.raises(UserError, match="use Linux or macOS, or WSL"):
+    with pytest.raises(UserError, match="use Linux, macOS, or WSL"):
         check_workdir(tmp_path, tiny)
 
 
