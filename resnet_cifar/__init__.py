@@ -4,12 +4,14 @@ from resnet_cifar.data import Images, augment, load_images, normalize
 from resnet_cifar.errors import UserError
 from resnet_cifar.models import ResNet, uniform_scale
 from resnet_cifar.optim import learning_rate_schedule, make_optimizer
+from resnet_cifar.pretrained import Preprocessing, load
 from resnet_cifar.steps import TrainState, create_train_state, eval_step, train_step
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Images",
+    "Preprocessing",
     "ResNet",
     "TrainState",
     "UserError",
@@ -17,6 +19,7 @@ __all__ = [
     "create_train_state",
     "eval_step",
     "learning_rate_schedule",
+    "load",
     "load_images",
     "make_optimizer",
     "normalize",

@@ -1,0 +1,169 @@
+"""Load a trained network, look into it, and give it a new head."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from resnet_cifar.data import AnyArray
+from resnet_cifar.errors import UserError
+from resnet_cifar.layers import he_normal
+from resnet_cifar.models import ResidualBlock, ResNet
+from resnet_cifar.weights import Preprocessing, Pretrained, assemble, read_weights
+from resnet_cifar.workdir import absolute
+
+__all__ = ["Preprocessing", "Pretrained", "features", "load", "with_new_head"]
+
+WEIGHTS = "model.safetensors"
+
+
+def load(path: str | Path) -> Pretrained:
+    """Load a trained network; nothing is downloaded, written, moved or deleted.
+
+    Args:
+      path: the workdir of a run (its newest good checkpoint), one checkpoint
+        `WORKDIR/checkpoints/STEP`, a safetensors file, or a folder with `model.safetensors`.
+
+    Returns:
+      The network with its preprocessing, class names and config. It unpacks:
+      `model, variables, preprocessing = load(path)`.
+
+    Raises:
+      UserError: there is no trained network, or it is damaged.
+
+    Example:
+      >>> from resnet_cifar import load, load_images
+      >>> pretrained = load("runs/resnet56-cifar10-seed0")  # doctest: +SKIP
+      >>> images, labels = load_images("cifar10", "test[:100]")  # doctest: +SKIP
+      >>> pretrained.logits(images).argmax(axis=1)  # doctest: +SKIP
+    """
+    folder = absolute(path)
+    try:
+        if (folder / "checkpoints").is_dir():
+            pretrained = read_checkpoints(folder, newest_first(folder / "checkpoints"))
+        elif (folder / WEIGHTS).exists():
+            pretrained = read_weights(folder / WEIGHTS)
+        elif (folder / "metadata" / "metadata").exists():
+            pretrained = read_checkpoints(folder, [folder])
+        elif folder.is_file():
+            pretrained = read_weights(folder)
+        else:
+            raise UserError(
+                f"{path} {'holds no network' if folder.exists() else 'does not exist'}: give a "
+                f"workdir, one of its checkpoints, a {WEIGHTS}, or a folder that holds one"
+            )
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error}): check its name and its mode") from error
+    return dataclasses.replace(pretrained, source=str(path))
+
+
+def newest_first(folder: Path) -> list[Path]:
+    from resnet_cifar.checkpoint.format import steps
+
+    return [folder / str(step) for step in reversed(steps(folder))]
+
+
+def read_checkpoints(folder: Path, checkpoints: list[Path]) -> Pretrained:
+    """Return the first good one of some checkpoints; damaged ones before it go to stderr."""
+    from resnet_cifar.checkpoint.format import Damaged, read
+
+    problems = []
+    for path in checkpoints:
+        try:
+            metadata, arrays = read(path)
+        except Damaged as problem:
+            problems.append(f"the checkpoint {path} {problem}")
+            continue
+        pretrained = assemble(
+            f"the checkpoint {path}",
+            {n: a for n, a in arrays.items() if n.partition("/")[0] in ("params", "batch_stats")},
+            metadata.get("preprocessing"),
+            metadata.get("class_names"),
+            metadata.get("config", {}),
+        )
+        for problem in problems:
+            print(f"warning: {problem}; using {path}", file=sys.stderr)
+        return pretrained
+    reasons = "; ".join(problems) or "wait for the first, or choose another workdir"
+    raise UserError(f"{folder} holds no good checkpoint: {reasons}")
+
+
+def features(
+    model: ResNet, variables: Any, images: Float[AnyArray, "b h w 3"]
+) -> dict[str, Float[Array, "b ..."]]:
+    """Return what a network makes of normalized images, layer by layer.
+
+    Returns:
+      "stem" and "stage1_block1" to "stage3_blockN", the activations [b, h, w, c] of stem and
+      blocks, and "pooled", the mean over the pixels of the last block: the float32 vector
+      [b, 4 * width] from which the head computes the logits.
+
+    Example:
+      >>> from resnet_cifar import ResNet
+      >>> model, images = ResNet(depth=8), jnp.zeros((2, 32, 32, 3))
+      >>> variables = model.init(jax.random.key(0), images, train=False)
+      >>> outputs = features(model, variables, images)
+      >>> [(name, output.shape) for name, output in outputs.items()][-2:]
+      [('stage3_block1', (2, 8, 8, 64)), ('pooled', (2, 64))]
+    """
+    outputs = compute_features(model, variables, images)
+    blocks = range(1, (model.depth - 2) // 6 + 1)  # In the order of the network, not of the names.
+    names = [f"stage{stage}_block{block}" for stage in (1, 2, 3) for block in blocks]
+    return {name: outputs[name] for name in ("stem", *names, "pooled")}
+
+
+@partial(jax.jit, static_argnums=0)
+def compute_features(model: ResNet, variables: Any, images: Any) -> dict[str, Any]:
+    def wanted(module, _):
+        return isinstance(module, ResidualBlock) or module.name == "stem_bn"
+
+    _, state = model.apply(
+        variables, images, train=False, capture_intermediates=wanted, mutable=["intermediates"]
+    )
+    outputs: dict[str, Any] = {
+        name: own["__call__"][0] for name, own in state["intermediates"].items()
+    }
+    last = outputs[f"stage3_block{(model.depth - 2) // 6}"]
+    pooled = jnp.mean(last, axis=(1, 2), dtype=jnp.float32)
+    return {**outputs, "stem": outputs["stem_bn"], "pooled": pooled}
+
+
+def with_new_head(
+    pretrained: Pretrained,
+    num_classes: int,
+    class_names: Sequence[str] | None,
+    key: Key[Array, ""],
+) -> Pretrained:
+    """Return a copy whose head is untrained and has other classes.
+
+    Args:
+      pretrained: its backbone and preprocessing are kept.
+      num_classes: length of the new logits.
+      class_names: in the order of the new labels; None for "0", "1", ...
+      key: random key for the head.
+
+    Raises:
+      UserError: there are not as many names as classes.
+    """
+    names = tuple(class_names or map(str, range(num_classes)))
+    if len(names) != num_classes:
+        raise UserError(f"class_names has {len(names)} names, but num_classes={num_classes}")
+    params = pretrained.variables["params"]
+    shape = (params["head"]["kernel"].shape[0], num_classes)
+    head = {
+        "kernel": np.asarray(he_normal(key, shape, jnp.float32)),
+        "bias": np.zeros(num_classes, np.float32),
+    }
+    return dataclasses.replace(
+        pretrained,
+        model=pretrained.model.clone(num_classes=num_classes),
+        variables={**pretrained.variables, "params": {**params, "head": head}},
+        class_names=names,
+    )
