@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resnet_cifar.config import Config, milestones
-from resnet_cifar.data import DATASETS, Images, load_images, parse_split, positions
+from resnet_cifar.data import Images, find_dataset, load_images, parse_split, positions
 from resnet_cifar.errors import UserError
 
 
@@ -77,7 +77,7 @@ def split_ranges(config: Config) -> dict[str, range]:
     Raises:
       UserError: a split is not part of the data, or training would see what it is scored on.
     """
-    sizes = DATASETS[config.dataset].sizes
+    sizes = find_dataset(config.dataset).sizes
     splits = {"train": config.train_split, "test": "test"}
     if config.validation_split:
         splits["validation"] = config.validation_split

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from resnet_cifar.config import Config
-from resnet_cifar.data import DATASETS, epoch_order, normalize
+from resnet_cifar.data import epoch_order, find_dataset, normalize
 from resnet_cifar.devices import Devices
 from resnet_cifar.epochs import eval_steps, train_steps
 from resnet_cifar.errors import UserError
@@ -49,7 +49,7 @@ class Programs:
                 f"config.batch_size={config.batch_size} must be a multiple of the "
                 f"{self.devices.count} devices"
             )
-        dataset = DATASETS[config.dataset]
+        dataset = find_dataset(config.dataset)
         self.dtype = self.devices.dtype(config.dtype)
         self.model = ResNet(
             config.depth,
