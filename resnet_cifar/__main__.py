@@ -11,6 +11,7 @@ VERBS = {
     "train": ("resnet_cifar.train_command", "train one network, or resume its run"),
     "sweep": ("resnet_cifar.sweep", "train many networks, and resume what was interrupted"),
     "report": ("resnet_cifar.report.command", "turn finished runs into tables and pictures"),
+    "import_torch": ("resnet_cifar.import_torch", "import the weights of a PyTorch checkpoint"),
 }
 
 
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
 def usage() -> str:
     """Return the list of verbs."""
     lines = ["usage: resnet_cifar VERB --FLAG=VALUE ...; resnet_cifar VERB --help lists the flags"]
-    return "\n".join([*lines, ""] + [f"  {verb:<8} {text}" for verb, (_, text) in VERBS.items()])
+    return "\n".join([*lines, ""] + [f"  {verb:<12} {text}" for verb, (_, text) in VERBS.items()])
 
 
 if __name__ == "__main__":
