@@ -12,6 +12,7 @@ VERBS = {
     "sweep": ("resnet_cifar.sweep", "train many networks, and resume what was interrupted"),
     "compare": ("resnet_cifar.compare", "show what differs between finished runs"),
     "report": ("resnet_cifar.report.command", "turn finished runs into tables and pictures"),
+    "export": ("resnet_cifar.export", "write a trained network for use elsewhere"),
     "import_torch": ("resnet_cifar.import_torch", "import the weights of a PyTorch checkpoint"),
 }
 

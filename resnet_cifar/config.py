@@ -7,7 +7,7 @@ import itertools
 import math
 from typing import Any, get_origin, get_type_hints
 
-from resnet_cifar.data import DATASETS
+from resnet_cifar.data import DATASETS, is_dataset
 from resnet_cifar.errors import UserError
 from resnet_cifar.models import depth_problem
 
@@ -27,9 +27,10 @@ class Config:
     )
     bn_scale_init: str = "uniform"  # "uniform": U[0, 1), as in the card's run. "ones": standard.
     dtype: str = "auto"  # Of activations. "auto": bfloat16 on accelerators, float32 on a CPU.
+    init_from: str = ""  # Trained weights to finetune: a workdir, a checkpoint, a safetensors file.
 
     # Data. Splits are TFDS strings. Slices count in the order of the original archive.
-    dataset: str = "cifar10"  # "cifar10", "cifar100", "synthetic" (10 classes) or "synthetic100".
+    dataset: str = "cifar10"  # Or "cifar100", "synthetic", "synthetic100", or a path: your images.
     data_dir: str = ""  # TFDS folder. Empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
     train_split: str = "train"
     validation_split: str = ""  # If given, scored while training; the test set only at the end.
@@ -67,7 +68,6 @@ CHOICES = {
     "shortcut": ("A", "B"),
     "bn_scale_init": ("uniform", "ones"),
     "dtype": ("auto", "float32", "bfloat16"),
-    "dataset": tuple(DATASETS),
     "warmup": ("linear", "constant"),
     "optimizer": ("sgd", "adamw", "muon"),
     "decay": ("steps", "cosine", "linear"),
@@ -112,6 +112,9 @@ def validate(config: Config) -> None:
             raise UserError(unknown(f"config.{name}={value!r}", value, CHOICES[name]))
         if name in RANGES:
             check_range(name, value, kind)
+    if not is_dataset(config.dataset):
+        choices = (*DATASETS, "the path of a folder or an .npz")
+        raise UserError(unknown(f"config.dataset={config.dataset!r}", config.dataset, choices))
     if problem := depth_problem(config.depth):
         raise UserError(f"config.{problem}")
     if not config.train_split:

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from resnet_cifar.data import whereabouts
+from resnet_cifar.checkpoint.format import Metadata
+from resnet_cifar.data import dataset_title, shared_images, whereabouts
 from resnet_cifar.devices import device_name, unused_gpu
 from resnet_cifar.metrics import Row
 from resnet_cifar.provenance import environment
@@ -21,7 +22,7 @@ from resnet_cifar.trainer import Trainer
 
 def title(trainer: Trainer) -> str:
     config = trainer.config
-    return f"ResNet{config.depth} on {config.dataset}, seed {config.seed}"
+    return f"ResNet{config.depth} on {dataset_title(config.dataset)}, seed {config.seed}"
 
 
 def header(trainer: Trainer) -> list[str]:
@@ -34,8 +35,8 @@ def header(trainer: Trainer) -> list[str]:
     steps = f"{plan.num_steps:,} of {config.batch_size:,} images, {plan.steps_per_epoch:,} an epoch"
     lines = {
         "device": [device_name()],
-        "warning": [unused_gpu()] if unused_gpu() else [],
-        "data": [f"{config.dataset}, {source}: {sizes}"],
+        "warning": [text for text in (unused_gpu(), shared_images(config.dataset)) if text],
+        "data": [f"{dataset_title(config.dataset)}, {source}: {sizes}"],
         "model": [f"ResNet{config.depth}, {model}, {trainer.programs.dtype}"],
         "steps": [steps],
         "schedule": schedule_lines(trainer),
@@ -93,8 +94,8 @@ def learning_rates(trainer: Trainer) -> list[tuple[float, float]]:
     return [(trainer.plan.epoch(s), rate) for s, rate in zip(steps, rates, strict=True)]
 
 
-def summary(trainer: Trainer, rows: list[Row]) -> dict[str, Any]:
-    """Return the result of a finished run."""
+def summary(trainer: Trainer, rows: list[Row], metadata: Metadata) -> dict[str, Any]:
+    """Return the result of a finished run, whose checkpoints have this metadata."""
     plan = trainer.plan
     by_split = {split: [row for row in rows if row["split"] == split] for split in plan.ranges}
     seconds = sum(row["train_seconds"] for row in by_split["train"])
@@ -116,6 +117,7 @@ def summary(trainer: Trainer, rows: list[Row]) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "dtype": str(trainer.programs.dtype),
         **environment(),
+        **{n: value for n, value in metadata.items() if n in ("images", "init_from")},
         "config": dataclasses.asdict(trainer.config),
     }
 

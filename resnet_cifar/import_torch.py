@@ -30,7 +30,7 @@ from resnet_cifar.weights import Preprocessing, Pretrained, assemble, save_weigh
 HIDDEN = None
 IMAGENET = Preprocessing((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PREPROCESSING = {
-    **{name: Preprocessing(*DATASETS[name][2:]) for name in ("cifar10", "cifar100")},
+    **{name: Preprocessing(*DATASETS[name][2:4]) for name in ("cifar10", "cifar100")},
     "imagenet": IMAGENET,
 }
 

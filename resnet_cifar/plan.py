@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resnet_cifar.config import Config, milestones
-from resnet_cifar.data import DATASETS, Images, load_images, parse_split, positions
+from resnet_cifar.data import Images, find_dataset, load_images, parse_split, positions
 from resnet_cifar.errors import UserError
 from resnet_cifar.regularization import add_label_noise, choose_subset, subset_size
 
@@ -80,7 +80,7 @@ def split_ranges(config: Config) -> dict[str, range]:
     Raises:
       UserError: a split is not part of the data, or training would see what it is scored on.
     """
-    sizes = DATASETS[config.dataset].sizes
+    sizes = find_dataset(config.dataset).sizes
     splits = {"train": config.train_split, "test": "test"}
     if config.validation_split:
         splits["validation"] = config.validation_split
@@ -122,7 +122,7 @@ def training_images(config: Config, split: Images) -> Images:
         split = Images(*(array[chosen] for array in split))
     if not config.label_noise:
         return split
-    classes = DATASETS[config.dataset].num_classes
+    classes = find_dataset(config.dataset).num_classes
     labels = np.asarray(split.labels)
     return split._replace(labels=add_label_noise(config.seed, labels, config.label_noise, classes))
 

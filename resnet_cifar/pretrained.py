@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from resnet_cifar import hub
 from resnet_cifar.data import AnyArray
 from resnet_cifar.errors import UserError
 from resnet_cifar.layers import he_normal
@@ -24,12 +25,14 @@ __all__ = ["Preprocessing", "Pretrained", "features", "load", "with_new_head"]
 WEIGHTS = "model.safetensors"
 
 
-def load(path: str | Path) -> Pretrained:
-    """Load a trained network; nothing is downloaded, written, moved or deleted.
+def load(path: str | Path, *, api: Any = None) -> Pretrained:
+    """Load a trained network; nothing that is read is written, moved or deleted.
 
     Args:
       path: the workdir of a run (its newest good checkpoint), one checkpoint
-        `WORKDIR/checkpoints/STEP`, a safetensors file, or a folder with `model.safetensors`.
+        `WORKDIR/checkpoints/STEP`, a safetensors file, a folder with `model.safetensors`, or
+        `hf://USER/NAME` on the Hugging Face hub, the only one that is downloaded.
+      api: has the methods of `huggingface_hub.HfApi`, its default.
 
     Returns:
       The network with its preprocessing, class names and config. It unpacks:
@@ -44,6 +47,8 @@ def load(path: str | Path) -> Pretrained:
       >>> images, labels = load_images("cifar10", "test[:100]")  # doctest: +SKIP
       >>> pretrained.logits(images).argmax(axis=1)  # doctest: +SKIP
     """
+    if str(path).startswith(hub.SCHEME):
+        return dataclasses.replace(load(hub.fetch(str(path), api)), source=str(path))
     folder = absolute(path)
     try:
         if (folder / "checkpoints").is_dir():

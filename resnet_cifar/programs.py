@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from resnet_cifar.config import Config
-from resnet_cifar.data import DATASETS, Images, epoch_order, normalize
+from resnet_cifar.data import Images, epoch_order, find_dataset, normalize
 from resnet_cifar.devices import Devices
 from resnet_cifar.epochs import eval_steps, train_steps
 from resnet_cifar.errors import UserError
@@ -53,7 +53,7 @@ class Programs:
                 f"config.batch_size={config.batch_size} must be a multiple of the "
                 f"{self.devices.count} devices"
             )
-        dataset = DATASETS[config.dataset]
+        dataset = find_dataset(config.dataset)
         self.dtype = self.devices.dtype(config.dtype)
         self.model = ResNet(
             config.depth,

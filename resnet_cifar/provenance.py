@@ -10,8 +10,9 @@ import jax
 
 from resnet_cifar.checkpoint.format import Metadata
 from resnet_cifar.config import Config
-from resnet_cifar.data import DATASETS, class_names
+from resnet_cifar.data import class_names, find_dataset
 from resnet_cifar.devices import device_name
+from resnet_cifar.errors import UserError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 # JAX's settings that can change the bits of a result, with their defaults in the default release.
@@ -53,14 +54,34 @@ def versions() -> dict[str, str]:
 
 def checkpoint_metadata(config: Config, dtype: str) -> Metadata:
     """Return what a checkpoint needs besides its arrays to be used anywhere else."""
-    dataset = DATASETS[config.dataset]
-    return Metadata(
+    dataset = find_dataset(config.dataset)
+    metadata = Metadata(
         config=dataclasses.asdict(config),
         preprocessing={"mean": list(dataset.mean), "std": list(dataset.std)},
         class_names=class_names(config.dataset, config.data_dir),
         dtype=dtype,
         **environment(),
     )
+    if dataset.sha256:
+        metadata["images"] = {**dataset.sizes, "sha256": dataset.sha256}
+    return metadata
+
+
+def check_same_images(saved: Metadata, now: Metadata) -> None:
+    """Raise a UserError if one's own images are not those that a checkpoint was trained on."""
+    old, new = saved.get("images"), now.get("images")
+    if old != new:
+        raise UserError(
+            f"the images of this run have changed: it began with {describe_images(old)}, and now "
+            f"there are {describe_images(new)}. Restore them, or choose another --workdir"
+        )
+
+
+def describe_images(images: dict[str, Any] | None) -> str:
+    if not images:
+        return "others"
+    counts = f"{images['train']:,} train and {images['test']:,} test images"
+    return f"{counts} (sha256 {images['sha256'][:12]})"
 
 
 def differences(saved: Metadata, now: Metadata) -> list[str]:

@@ -7,13 +7,15 @@ import jax
 
 from resnet_cifar import describe
 from resnet_cifar.checkpoint import Checkpoints
+from resnet_cifar.checkpoint.format import steps
 from resnet_cifar.config import Config, validate
 from resnet_cifar.errors import Diverged, UserError
+from resnet_cifar.finetune import Start, initial_state, read_start, start_lines
 from resnet_cifar.log import Log, read_rows
 from resnet_cifar.metrics import Done, Metrics, resumed_rows
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.programs import Programs
-from resnet_cifar.provenance import checkpoint_metadata, differences
+from resnet_cifar.provenance import check_same_images, checkpoint_metadata, differences
 from resnet_cifar.steps import TrainState
 from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.trainer import Trainer
@@ -52,28 +54,39 @@ def dry_run(config: Config) -> None:
     """Print what a run would be and what a step costs; needs no data and trains nothing."""
     validate(config)
     trainer = Trainer(config, load=blank_splits)
-    print("\n".join(describe.header(trainer)), flush=True)
+    header = [*describe.header(trainer), *start_lines(trainer, read_start(trainer))]
+    print("\n".join(header), flush=True)
     print("\n".join(describe.costs(trainer)))
 
 
 def run(trainer: Trainer, folder: Path, stop: Stop) -> TrainState:
     """Run a trainer in a folder from `check_workdir`; raises as `train_and_evaluate`."""
-    print("\n".join([*describe.header(trainer), f"workdir    {folder}"]), flush=True)
+    # A run that resumes has everything in its checkpoint.
+    start = None if steps(folder / "checkpoints") else read_start(trainer)
+    header = [*describe.header(trainer), *start_lines(trainer, start), f"workdir    {folder}"]
+    print("\n".join(header), flush=True)
     with claimed(folder, trainer.config) as saved_config:
         try:
-            return _run(trainer, folder, stop, saved_config)
+            return _run(trainer, folder, stop, saved_config, start)
         except Diverged as error:
             write_atomically(folder / "diverged.txt", f"{error}\n")
             raise
 
 
-def _run(trainer: Trainer, folder: Path, stop: Stop, saved_config: dict[str, Any]) -> TrainState:
+def _run(
+    trainer: Trainer, folder: Path, stop: Stop, saved_config: dict[str, Any], start: Start | None
+) -> TrainState:
     """Resume or start, loop, and write the summary."""
     config, plan = trainer.config, trainer.plan
     metadata = checkpoint_metadata(config, str(trainer.programs.dtype))
     with Checkpoints(folder, metadata) as checkpoints:
         restored = checkpoints.restore(jax.eval_shape(trainer.init_state))
-        state = restored.state if restored else trainer.init_state()
+        if restored:
+            check_same_images(restored.metadata, metadata)
+        record = restored.metadata.get("init_from") if restored else start and start.record
+        if record:
+            metadata["init_from"] = record
+        state = restored.state if restored else initial_state(trainer, start)
         state = trainer.programs.devices.replicate(state)
         step = int(state.step)
         if step == plan.num_steps and (folder / "summary.json").exists():
@@ -114,7 +127,7 @@ def _run(trainer: Trainer, folder: Path, stop: Stop, saved_config: dict[str, Any
                 raise Stopped(
                     f"saved at step {step:,} of {plan.num_steps:,}: the same command resumes there"
                 )
-            summary = describe.summary(trainer, metrics.rows)
+            summary = describe.summary(trainer, metrics.rows, metadata)
             result = f"{summary['test_accuracy']:.2%} of the test images"
             title = f"{describe.title(trainer)}: {result}"
             log.finish(summary, metrics.rows, title, describe.learning_rates(trainer))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from resnet_cifar.config import Config, with_defaults
+from resnet_cifar.data import dataset_title
 from resnet_cifar.errors import UserError
 
 try:
@@ -111,8 +112,9 @@ def check_resumable(folder: Path, saved: dict[str, Any], config: Config) -> None
 
 def run_name(recipe: str, config: Config) -> str:
     """Name a run: resnet56-cifar10-seed0, or resnet56-cifar10-paper-seed0."""
-    recipe = "" if recipe == "card" else recipe
-    parts = [f"resnet{config.depth}", config.dataset, recipe, f"seed{config.seed}"]
+    recipe, dataset = "" if recipe == "card" else recipe, dataset_title(config.dataset)
+    start = "finetuned" if config.init_from else ""
+    parts = [f"resnet{config.depth}", dataset, recipe, start, f"seed{config.seed}"]
     return "-".join(part for part in parts if part)
 
 

@@ -4,8 +4,11 @@ import signal
 
 import jax
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
+from resnet_cifar.models import ResNet
 from resnet_cifar.stop import Stop
+from resnet_cifar.weights import Preprocessing, Pretrained, array_shapes
 
 
 class StopAfter(Stop):
@@ -33,3 +36,14 @@ def untimed(rows):
 def assert_same(tree, other):
     """Compare two trees bit for bit."""
     jax.tree.map(np.testing.assert_array_equal, tree, other)
+
+
+def make_pretrained(names, *, width=16, shortcut="A", config=None):
+    """Return a ResNet8 of random weights, positive where they must be."""
+    rng, model = np.random.default_rng(7), ResNet(8, len(names), width, shortcut)
+    shapes = array_shapes(8, len(names), width, shortcut)
+    arrays = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays |= {name: 0.5 + abs(a) for name, a in arrays.items() if name.endswith(("scale", "var"))}
+    preprocessing = Preprocessing((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
+    variables = unflatten_dict(arrays, sep="/")
+    return Pretrained(model, variables, preprocessing, tuple(names), config or {}, "")

@@ -39,6 +39,16 @@ def test_a_report_fills_the_clone_that_holds_the_workdir(root, capsys):
     assert "](../results/card.png)" in (root / "docs" / "model_card.md").read_text()
 
 
+def test_finetuned_runs_and_own_images_stay_out_of_the_card(root, capsys):
+    make_workdir(root / "runs" / "a", init_from="runs/other")
+    make_workdir(root / "runs" / "b", dataset="/home/me/cifar10")
+    report(root / "runs")
+    out = capsys.readouterr().out
+    assert "not in the model card: card with init_from=runs/other (1)" in out
+    assert "not in the model card: card (1)" in out
+    assert list((root / "results").glob("*.json")) == []
+
+
 def test_an_output_takes_all_runs_and_needs_no_clone(tmp_path):
     make_workdir(tmp_path / "runs" / "a")
     make_workdir(tmp_path / "runs" / "b", weight_decay=0.1)

@@ -91,3 +91,8 @@ def test_recipes_are_labelled_by_name_and_own_overrides():
 def test_a_single_variant_is_labelled_by_its_recipe():
     assert label(make_run(num_epochs=6)) == ("recipe card with num_epochs=6", ["card"])
     assert label() == ("", [])
+
+
+def test_a_finetuned_run_is_no_run_of_a_recipe():
+    run = make_run("strong", dataset="cifar10", depth=20, init_from="runs/other")
+    assert variant_name(run) == "strong with init_from=runs/other"

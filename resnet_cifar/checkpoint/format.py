@@ -31,6 +31,8 @@ class Metadata(TypedDict, total=False):
     config: dict[str, Any]  # The fields of `Config`.
     preprocessing: dict[str, list[float]]  # `mean` and `std` of `normalize`, by channel.
     class_names: list[str]  # In the order of the labels.
+    images: dict[str, Any]  # Of one's own data set: `sha256`, and the number of each split.
+    init_from: dict[str, Any]  # The trained weights that the run began with: see `finetune`.
     dtype: str  # Of activations.
     device: str
     XLA_FLAGS: str

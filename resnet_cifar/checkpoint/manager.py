@@ -38,7 +38,7 @@ class Checkpoints:
 
         Args:
           workdir: folder of the run.
-          metadata: stored in every checkpoint, as JSON.
+          metadata: stored in every checkpoint, as JSON, as it is at that time.
         """
         self._folder = workdir.absolute() / "checkpoints"
         self._metadata = metadata

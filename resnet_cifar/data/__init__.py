@@ -1,4 +1,4 @@
-"""CIFAR through TFDS, synthetic images, and the preprocessing of both."""
+"""CIFAR through TFDS, synthetic images, your own, and the preprocessing of all."""
 
 from resnet_cifar.data.images import (
     DATASETS,
@@ -6,12 +6,16 @@ from resnet_cifar.data.images import (
     Images,
     augment,
     class_names,
+    dataset_title,
     epoch_order,
+    find_dataset,
+    is_dataset,
     load_images,
     load_split,
     normalize,
     parse_split,
     positions,
+    shared_images,
     whereabouts,
 )
 
@@ -21,11 +25,15 @@ __all__ = [
     "Images",
     "augment",
     "class_names",
+    "dataset_title",
     "epoch_order",
+    "find_dataset",
+    "is_dataset",
     "load_images",
     "load_split",
     "normalize",
     "parse_split",
     "positions",
+    "shared_images",
     "whereabouts",
 ]

@@ -1,6 +1,7 @@
 """Loading, slicing, ordering, augmenting and normalizing images."""
 
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ class Dataset(NamedTuple):
     sizes: dict[str, int]  # Number of images in "train" and "test".
     mean: RGB  # Of the train pixels in [0, 1], by channel.
     std: RGB
+    sha256: str = ""  # Of one's own images. The others are known by name.
 
 
 CIFAR_SIZES = {"train": 50_000, "test": 10_000}
@@ -46,7 +48,8 @@ def load_images(dataset: str, split: str, data_dir: str | None = None, *, seed: 
     """Load one split, or a slice of it, into memory.
 
     Args:
-      dataset: "cifar10", "cifar100", "synthetic" or "synthetic100".
+      dataset: "cifar10", "cifar100", "synthetic", "synthetic100", or the path of your own images:
+        a folder or `.npz` that `data.files.read_files` reads, with a train and a test split.
       split: a TFDS string: "train", "test", "train[:45000]", "train[90%:]". Images come in the
         order of the original archive, in which slices count, however TFDS stored them.
       data_dir: TFDS folder. Default: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
@@ -72,10 +75,13 @@ def load_images(dataset: str, split: str, data_dir: str | None = None, *, seed: 
 
 def load_split(dataset: str, name: str, data_dir: str | None = None, *, seed: int = 0) -> Images:
     """Load the whole of "train" or "test", for callers that slice by `positions` themselves."""
+    facts = find_dataset(dataset)
     if dataset not in DATASETS:
-        raise UserError(f"dataset={dataset!r} is unknown: the choices are {', '.join(DATASETS)}")
+        from resnet_cifar.data import own
+
+        return own.read(dataset).splits[name]
     if dataset.startswith("synthetic"):
-        images, labels = synthetic.make_images(DATASETS[dataset].num_classes, name, seed)
+        images, labels = synthetic.make_images(facts.num_classes, name, seed)
     else:
         from resnet_cifar.data import cifar
 
@@ -83,8 +89,42 @@ def load_split(dataset: str, name: str, data_dir: str | None = None, *, seed: in
     return Images(images, labels.astype(np.int32))
 
 
+def find_dataset(dataset: str) -> Dataset:
+    """Return the facts of a data set, by name or by the path of one's own images.
+
+    Raises:
+      UserError: there is no such name or path, or the images can't be read.
+    """
+    if dataset in DATASETS:
+        return DATASETS[dataset]
+    if not is_dataset(dataset):
+        choices = ", ".join(DATASETS)
+        raise UserError(f"dataset={dataset!r} is unknown: the choices are {choices}, or a path")
+    from resnet_cifar.data import own
+
+    return own.read(dataset).facts
+
+
+def is_dataset(dataset: str) -> bool:
+    """Return whether this is the name of a data set or an existing path."""
+    try:
+        return dataset in DATASETS or (dataset != "" and Path(dataset).expanduser().exists())
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def dataset_title(dataset: str) -> str:
+    """Return the name of a data set, or the last part of its path."""
+    if dataset in DATASETS:
+        return dataset
+    return Path(dataset).expanduser().absolute().name.removesuffix(".npz")
+
+
 def whereabouts(dataset: str, data_dir: str | None = None, *, seed: int = 0) -> str:
     """Return where the images of a data set come from, for the header of a run."""
+    if dataset not in DATASETS:
+        facts, path = find_dataset(dataset), Path(dataset).expanduser().absolute()
+        return f"{facts.num_classes} classes from {path} (sha256 {facts.sha256[:12]})"
     if dataset.startswith("synthetic"):
         return f"generated from seed {seed}"
     from resnet_cifar.data import cifar
@@ -93,8 +133,25 @@ def whereabouts(dataset: str, data_dir: str | None = None, *, seed: int = 0) -> 
     return f"from {folder}" if folder else f"not yet in {cifar.resolve(data_dir)}"
 
 
+def shared_images(dataset: str) -> str:
+    """Say how many of one's own test images are also train images; empty if none is."""
+    if dataset in DATASETS:
+        return ""
+    from resnet_cifar.data import own
+
+    found = own.read(dataset)
+    text = (
+        f"{found.shared:,} of the {found.facts.sizes['test']:,} test images are also train images"
+    )
+    return f"{text}: the test accuracy will be too high" if found.shared else ""
+
+
 def class_names(dataset: str, data_dir: str | None = None) -> list[str]:
     """Return the class names in the order of the labels."""
+    if dataset not in DATASETS:
+        from resnet_cifar.data import own
+
+        return list(own.read(dataset).class_names)
     if dataset.startswith("synthetic"):
         return synthetic.class_names(DATASETS[dataset].num_classes)
     from resnet_cifar.data import cifar

@@ -30,7 +30,8 @@ Load = Callable[[str], list[Run]]  # Returns the runs of results/NAME.json.
 NETWORKS = [f"ResNet{depth}" for depth in CARD_DEPTHS]
 PLANNED = ("card", "strong", "fast")  # The recipes that the sweep trains by default.
 HIDDEN_FIELDS = (
-    "depth", "dataset", "data_dir", "seed", "width", "eval_every_epochs", "checkpoint_every_epochs",
+    "depth", "dataset", "data_dir", "seed", "width", "init_from", "eval_every_epochs",
+    "checkpoint_every_epochs",
 )  # fmt: skip
 NO_RUN = "-"
 
