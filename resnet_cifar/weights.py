@@ -80,9 +80,7 @@ class Pretrained:
         """Unpack the three parts that inference takes."""
         return iter((self.model, self.variables, self.preprocessing))
 
-    def logits(
-        self, images: AnyArray, batch_size: int = 500
-    ) -> Float[np.ndarray, "n classes"]:
+    def logits(self, images: AnyArray, batch_size: int = 500) -> Float[np.ndarray, "n classes"]:
         """Return the float32 logits of images, computed batch by batch.
 
         The last batch is padded, so that a size of images is compiled once.
@@ -117,7 +115,8 @@ class Pretrained:
 def compute_logits(
     model: ResNet, preprocessing: Preprocessing, variables: Any, images: UInt8[AnyArray, "b h w 3"]
 ) -> Float[Array, "b classes"]:
-    return model.apply(variables, preprocessing(images), train=False)  # pyright: ignore[reportReturnType]
+    with jax.default_matmul_precision("highest"):  # By default, GPUs round float32 to 10 bits.
+        return model.apply(variables, preprocessing(images), train=False)  # pyright: ignore[reportReturnType]
 
 
 def save_weights(path: str | Path, pretrained: Pretrained) -> None:
