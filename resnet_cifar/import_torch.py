@@ -11,6 +11,7 @@ A checkpoint does not say how its images were normalized. Look it up where it wa
 another mean and std the network works, but worse.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,7 @@ def num_parameters(pretrained: Pretrained) -> int:
     import jax
 
     return sum(leaf.size for leaf in jax.tree.leaves(pretrained.variables["params"]))
+
+
+if __name__ == "__main__":
+    sys.exit("error: the command is python -m resnet_cifar import_torch")

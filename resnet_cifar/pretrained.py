@@ -114,10 +114,10 @@ def features(
     Example:
       >>> from resnet_cifar import ResNet
       >>> model, images = ResNet(depth=8), jnp.zeros((2, 32, 32, 3))
-      >>> variables = model.init(jax.random.key(0), images, train=False)
-      >>> outputs = features(model, variables, images)
-      >>> [(name, output.shape) for name, output in outputs.items()][-2:]
-      [('stage3_block1', (2, 8, 8, 64)), ('pooled', (2, 64))]
+      >>> variables = lambda: model.init(jax.random.key(0), images, train=False)
+      >>> shapes = jax.eval_shape(lambda: features(model, variables(), images))
+      >>> shapes["stage3_block1"].shape, shapes["pooled"].shape
+      ((2, 8, 8, 64), (2, 64))
     """
     outputs = compute_features(model, variables, images)
     blocks = range(1, (model.depth - 2) // 6 + 1)  # In the order of the network, not of the names.

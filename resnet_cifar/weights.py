@@ -115,7 +115,8 @@ class Pretrained:
 def compute_logits(
     model: ResNet, preprocessing: Preprocessing, variables: Any, images: UInt8[AnyArray, "b h w 3"]
 ) -> Float[Array, "b classes"]:
-    return model.apply(variables, preprocessing(images), train=False)  # pyright: ignore[reportReturnType]
+    with jax.default_matmul_precision("highest"):  # By default, GPUs round float32 to 10 bits.
+        return model.apply(variables, preprocessing(images), train=False)  # pyright: ignore[reportReturnType]
 
 
 def save_weights(path: str | Path, pretrained: Pretrained) -> None:

@@ -5,7 +5,10 @@ import importlib
 
 import pytest
 
-MODULES = ("config", "data.images", "models", "optim", "recipes", "steps")
+MODULES = (
+    *("config", "data.images", "models", "optim", "pretrained", "recipes", "steps", "torch_names"),
+    "weights",
+)
 
 
 @pytest.mark.parametrize("name", MODULES)

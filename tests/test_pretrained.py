@@ -11,7 +11,14 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_cifar import ResNet, create_train_state, load, make_optimizer, train_step
+from resnet_cifar import (
+    ResNet,
+    create_train_state,
+    learning_rate_schedule,
+    load,
+    make_optimizer,
+    train_step,
+)
 from resnet_cifar.checkpoint.format import seal
 from resnet_cifar.errors import UserError
 from resnet_cifar.pretrained import features, with_new_head
@@ -175,15 +182,15 @@ def test_a_new_head_leaves_the_backbone(network):
 
 
 def test_a_new_head_is_finetuned_by_train_step(network, images):
-    new = with_new_head(network, 3, None, jax.random.key(1))
-    model, variables, preprocessing = new
-    state = create_train_state(jax.random.key(0), model, make_optimizer(0.1))
-    state = state.replace(**variables)
-    batch = {"image": preprocessing(images), "label": np.array([0, 1, 2, 0])}
+    """With the compiled program of tests/test_checkpoint_format.py."""
+    model, variables, preprocessing = with_new_head(network, 10, None, jax.random.key(1))
+    tx = make_optimizer(learning_rate_schedule(0.1, warmup_steps=2, decay_steps=(4,)))
+    state = create_train_state(jax.random.key(0), model, tx).replace(**variables)
+    batch = {"image": preprocessing(images), "label": np.arange(4)}
     losses = []
-    for _ in range(4):
+    for _ in range(5):
         state, metrics = train_step(state, batch)
         losses.append(float(metrics["loss_sum"]))
-    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0] and int(state.step) == 5
     # The steps donate their state, not the arrays that were loaded.
     assert np.isfinite(variables["params"]["head"]["kernel"]).all()

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -205,6 +206,12 @@ def test_batches_are_padded_and_compiled_once(images):
         np.testing.assert_allclose(logits, whole[:number], rtol=1e-5, atol=1e-5)
     assert compute_logits._cache_size() == before
     np.testing.assert_allclose(network.logits(images, batch_size=3), whole, rtol=1e-5, atol=1e-5)
+
+
+def test_float32_is_not_rounded_on_gpus(images):
+    model, variables, preprocessing = pretrained()
+    program = compute_logits.lower(model, preprocessing, variables, images).as_text()
+    assert set(re.findall(r"precision (\w+)", program)) == {"HIGHEST"}
 
 
 @pytest.mark.parametrize("bad", [np.zeros((2, 32, 32, 3)), np.zeros((32, 32, 3), np.uint8)])
