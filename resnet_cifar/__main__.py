@@ -11,6 +11,8 @@ VERBS = {
     "train": ("resnet_cifar.train_command", "train one network, or resume its run"),
     "sweep": ("resnet_cifar.sweep", "train many networks, and resume what was interrupted"),
     "compare": ("resnet_cifar.compare", "show what differs between finished runs"),
+    "evaluate": ("resnet_cifar.evaluate", "score trained networks and compare them"),
+    "predict": ("resnet_cifar.predict", "classify pictures with a trained network"),
     "report": ("resnet_cifar.report.command", "turn finished runs into tables and pictures"),
     "export": ("resnet_cifar.export", "write a trained network for use elsewhere"),
     "import_torch": ("resnet_cifar.import_torch", "import the weights of a PyTorch checkpoint"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 from absl import flags, logging
 
-from resnet_cifar.config_flags import help_lines
+from resnet_cifar.config_flags import help_lines, unknown_flag
 from resnet_cifar.errors import UserError
 from resnet_cifar.stop import SIGNALS, Stop, Stopped
 from resnet_cifar.streams import safe_streams
@@ -62,6 +62,14 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> list[str]:
         return values(values.read_flags_from_files(argv), known_only=True)[1:]
     except (flags.Error, ValueError) as error:
         raise UserError(str(error)) from error
+
+
+def operands(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments of a command that takes paths; UserError if one is an unknown flag."""
+    for argument in arguments:
+        if argument.startswith("-"):
+            raise UserError(unknown_flag(argument.lstrip("-").partition("=")[0], [*values]))
+    return list(arguments)
 
 
 @contextlib.contextmanager

@@ -16,8 +16,8 @@ from pathlib import Path
 from absl import flags
 
 from resnet_cifar.errors import UserError
-from resnet_cifar.report.comparison import comparison, read_groups
 from resnet_cifar.report.publish import draw_learning
+from resnet_cifar.report.run_groups import comparison, read_groups
 from resnet_cifar.stop import Stop
 
 HIDDEN = None

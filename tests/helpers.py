@@ -1,6 +1,8 @@
 """What several test files share."""
 
+import dataclasses
 import signal
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,7 +10,13 @@ from flax.traverse_util import unflatten_dict
 
 from resnet_cifar.models import ResNet
 from resnet_cifar.stop import Stop
-from resnet_cifar.weights import Preprocessing, Pretrained, array_shapes
+from resnet_cifar.weights import (
+    Preprocessing,
+    Pretrained,
+    array_shapes,
+    assemble,
+    save_weights,
+)
 
 
 class StopAfter(Stop):
@@ -47,3 +55,44 @@ def make_pretrained(names, *, width=16, shortcut="A", config=None):
     preprocessing = Preprocessing((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
     variables = unflatten_dict(arrays, sep="/")
     return Pretrained(model, variables, preprocessing, tuple(names), config or {}, "")
+
+
+@dataclasses.dataclass
+class FakeNetwork:
+    """A network that reads its prediction from an image's first pixel, of which it is sure.
+
+    `shift` is added to what it reads, so that it errs; `images_saying` makes such images.
+    """
+
+    source: str = "fake"
+    class_names: tuple[str, ...] = ("ant", "bee", "cat")
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    shift: int = 0
+    confidence: float = 0.8
+
+    def probabilities(self, images):
+        predicted = (images[:, 0, 0, 0].astype(int) + self.shift) % len(self.class_names)
+        rest = (1 - self.confidence) / (len(self.class_names) - 1)
+        sure = np.eye(len(self.class_names))[predicted] * (self.confidence - rest)
+        return (sure + rest).astype(np.float32)
+
+    def logits(self, images):
+        return np.log(self.probabilities(images))
+
+
+def images_saying(classes, mirrored=None):
+    """Return images that a `FakeNetwork` takes for the classes; mirrored, for the others."""
+    images = np.zeros((len(classes), 32, 32, 3), np.uint8)
+    images[:, 0, 0, 0] = classes
+    images[:, 0, -1, 0] = classes if mirrored is None else mirrored
+    return images
+
+
+def save_random_weights(path, class_names):
+    """Save a ResNet8 of width 4 with random weights, and return it."""
+    rng = np.random.default_rng(0)
+    shapes = array_shapes(8, len(class_names), 4, "A").items()
+    arrays = {name: rng.uniform(0, 0.6, shape).astype(np.float32) for name, shape in shapes}
+    pretrained = assemble(path, arrays, {"mean": [0.5] * 3, "std": [0.25] * 3}, class_names, {})
+    save_weights(path, pretrained)
+    return pretrained

@@ -6,8 +6,8 @@ import importlib
 import pytest
 
 MODULES = (
-    *("config", "data.images", "models", "optim", "pretrained", "recipes", "steps", "torch_names"),
-    "weights",
+    *("config", "data.images", "evaluation", "models", "optim", "pretrained", "recipes", "steps"),
+    *("torch_names", "weights"),
 )
 
 
