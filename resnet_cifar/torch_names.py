@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from resnet_cifar.errors import UserError
-from resnet_cifar.weights import array_shapes
+from resnet_cifar.variables import array_shapes
 
 
 class Layout(NamedTuple):

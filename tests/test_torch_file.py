@@ -14,7 +14,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from resnet_cifar import torch_file
+from resnet_cifar import torch_file, torch_pickle
 from resnet_cifar.errors import UserError
 from resnet_cifar.torch_file import parse, read_torch, reason
 
@@ -114,9 +114,9 @@ def test_strides_offsets_and_parameters():
     np.testing.assert_array_equal(found["b"], A.T + 10)
 
 
-@pytest.mark.parametrize("kind", torch_file.DTYPES)
+@pytest.mark.parametrize("kind", torch_pickle.DTYPES)
 def test_every_dtype(kind):
-    numbers = np.array([1, 0, 1], torch_file.DTYPES[kind])
+    numbers = np.array([1, 0, 1], torch_pickle.DTYPES[kind])
     found = parse(zipped(state(a=tensor("s", kind, 3, (3,), (1,))), s=numbers))["a"]
     assert found.dtype == numbers.dtype and (found == numbers).all()
 
@@ -263,7 +263,7 @@ def test_deep_nesting_is_a_sentence():
 
 
 def test_long_pickles_end(monkeypatch):
-    monkeypatch.setattr(torch_file, "MOST_INSTRUCTIONS", 1000)
+    monkeypatch.setattr(torch_pickle, "MOST_INSTRUCTIONS", 1000)
     refused(legacy(b"N" * 2000), "more than 1,000 instructions")
     pairs = b"ccollections\nOrderedDict\nq\x50](" + code(["a", 1]) * 100 + b"e\x85q\x51"
     refused(legacy(pairs + b"h\x50h\x51R" * 20), "it is too large")

@@ -5,7 +5,7 @@ import pytest
 
 from resnet_cifar.errors import UserError
 from resnet_cifar.torch_names import LAYOUTS, from_torch, to_torch
-from resnet_cifar.weights import array_shapes
+from resnet_cifar.variables import array_shapes
 
 KINDS = [(name, shortcut) for name, layout in LAYOUTS.items() for shortcut in layout.shortcuts]
 
