@@ -9,7 +9,6 @@ import pytest
 from helpers import StopAfter, assert_same, make_pretrained, untimed
 
 from resnet_cifar.checkpoint.format import read
-from resnet_cifar.checkpoint.manager import saved_fields
 from resnet_cifar.data import find_dataset, synthetic
 from resnet_cifar.errors import UserError
 from resnet_cifar.finetune import initial_state, read_start, start_lines
@@ -17,6 +16,7 @@ from resnet_cifar.log import read_rows
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.pretrained import load
 from resnet_cifar.programs import Programs
+from resnet_cifar.steps import array_fields
 from resnet_cifar.stop import Stopped
 from resnet_cifar.train import train_and_evaluate
 from resnet_cifar.trainer import Trainer
@@ -137,7 +137,7 @@ def test_a_resumed_run_needs_no_weights_and_is_the_same(config, finished, progra
         train_and_evaluate(own, tmp_path / "run", stop=StopAfter(2), programs=programs)
     moved.unlink()
     resumed = train_and_evaluate(own, tmp_path / "run", programs=programs)
-    assert_same(saved_fields(resumed), saved_fields(state))
+    assert_same(array_fields(resumed), array_fields(state))
     assert untimed(read_rows(tmp_path / "run")) == untimed(read_rows(folder))
     records = [
         json.loads((path / "summary.json").read_text())["init_from"]

@@ -23,6 +23,7 @@ from resnet_cifar.errors import Diverged, UserError
 from resnet_cifar.grid import Job
 from resnet_cifar.log import read_rows
 from resnet_cifar.programs import Programs
+from resnet_cifar.recipes import make_config
 from resnet_cifar.stop import Stopped
 from resnet_cifar.sweep import each_once, numbers, result, sweep, time_left
 from resnet_cifar.train import train_and_evaluate
