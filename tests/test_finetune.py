@@ -33,7 +33,7 @@ def weights(tmp_path_factory):
 
     def write(names=SHAPES):
         path = folder / f"{names[0]}.safetensors"
-        save_weights(path, make_pretrained(names))
+        save_weights(path, make_pretrained(names, width=4))
         return str(path)
 
     return write
@@ -99,7 +99,7 @@ def test_other_statistics_are_said(config):
         ({"depth": 14}, "a network of depth 8, not 14 as in this config: give --config.depth=8"),
         (
             {"width": 8, "shortcut": "B"},
-            "width 16, not 8, shortcut A, not B as .* give --config.width=16 --config.shortcut=A",
+            "width 4, not 8, shortcut A, not B as .* give --config.width=4 --config.shortcut=A",
         ),
         ({"init_from": "nowhere"}, "nowhere does not exist"),
     ],
