@@ -33,6 +33,19 @@ RUN = [
     "--config.decay_epochs=6,8",
 ]
 STEPS_PER_EPOCH = 8
+QUICK = ["--config=tests/faults/quick.py"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_run(request):
+    """Take a run that is short, and quick to compile, unless this is the long part."""
+    if request.config.option.chains:
+        yield
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys.modules[__name__], "RUN", QUICK)
+            patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+            yield
 
 
 @pytest.fixture
@@ -53,7 +66,7 @@ class Start:
                 command, cwd=ROOT, env=environment, stdout=out, stderr=err
             )
 
-    def wait(self, timeout=120):
+    def wait(self, timeout=300):
         """Return the exit status."""
         return self.process.wait(timeout)
 
@@ -106,7 +119,7 @@ def state_of(workdir):
     return read(workdir / "checkpoints" / str(newest(workdir))).metadata["sha256"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def reference(request, programs, tmp_path_factory):
     """Return the workdir of an uninterrupted run, and its seconds with a warm compile cache."""
     folder = tmp_path_factory.mktemp("reference")
