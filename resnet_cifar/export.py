@@ -33,6 +33,7 @@ from flax.traverse_util import unflatten_dict
 
 from resnet_cifar import hub
 from resnet_cifar.checkpoint.format import by_path
+from resnet_cifar.cli import enable_compile_cache, operands
 from resnet_cifar.data import load_images
 from resnet_cifar.errors import UserError
 from resnet_cifar.model_card import hub_config, model_card
@@ -210,12 +211,14 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
     del stop
     given: dict[str, str] = values.flag_values_dict()
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise UserError(f"give one PATH, not {' '.join(arguments) or 'none'}: --help has examples")
+    paths = operands(values, arguments)
+    if len(paths) != 1:
+        raise UserError(f"give one PATH, not {' '.join(paths) or 'none'}: --help has examples")
     if not given["output"]:
         raise UserError("give a folder to write to, such as --output=exported")
     form, push = given["format"], given["push"]
-    difference = export(arguments[0], given["output"], form=form, push=push)
+    enable_compile_cache()
+    difference = export(paths[0], given["output"], form=form, push=push)
     names = ", ".join(FORMATS[form].files)
     print(f"wrote {names} to {given['output']}")
     print(f"read again: the probabilities differ by {difference:.2g} at most")

@@ -11,12 +11,7 @@ from flax.traverse_util import unflatten_dict
 from resnet_cifar.models import ResNet
 from resnet_cifar.stop import Stop
 from resnet_cifar.variables import array_shapes
-from resnet_cifar.weights import (
-    Preprocessing,
-    Pretrained,
-    assemble,
-    save_weights,
-)
+from resnet_cifar.weights import Preprocessing, Pretrained, assemble, save_weights
 
 
 class StopAfter(Stop):

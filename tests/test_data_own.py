@@ -74,6 +74,12 @@ def test_a_slice_counts_in_the_train_split(npz):
     np.testing.assert_array_equal(part.images, PIXELS[30:40])
 
 
+def test_a_slice_of_a_folder_has_all_classes(folder):
+    assert set(load_images(folder, "train[:50%]").labels) == {0, 1, 2}
+    again = load_images(folder, "train"), load_images(folder, "train")
+    np.testing.assert_array_equal(*(images for images, _ in again))
+
+
 def test_splits_and_their_guards_hold(npz):
     config = Config(
         dataset=npz, batch_size=8, train_split="train[:75%]", validation_split="train[75%:]"

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from helpers import make_pretrained
 
 from benchmarks import page as speed
 from resnet_cifar.recipes import RECIPES
@@ -14,6 +15,7 @@ from resnet_cifar.report.pages import fill
 from resnet_cifar.report.publish import PAGES, in_card, page_sections
 from resnet_cifar.report.runs import read_runs
 from resnet_cifar.report.variants import variant_name
+from resnet_cifar.weights import save_weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,6 +26,15 @@ def test_the_examples_of_the_step_run():
     )
     assert len(blocks) == 6
     exec(compile("\n".join(blocks), "docs/use_the_step.md", "exec"), {"__name__": "page"})
+
+
+def test_the_examples_of_the_weights_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    save_weights("weights/model.safetensors", make_pretrained(tuple("abcdefghij")))
+    text = (ROOT / "docs" / "use_the_weights.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    exec(compile(code, "docs/use_the_weights.md", "exec"), {"__name__": "page"})
 
 
 def test_ci_runs_the_second_command_of_the_readme():

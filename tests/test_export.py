@@ -120,7 +120,7 @@ def test_nothing_is_overwritten(weights, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["a", "b"], ["--output"]])
+@pytest.mark.parametrize("arguments", [[], ["a", "b"]])
 def test_the_command_takes_one_path(arguments):
     values = flags.FlagValues()
     define_flags(values)

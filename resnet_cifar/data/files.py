@@ -4,6 +4,7 @@ Pixels become uint8 RGB of 32 x 32. Of a picture of another size, the largest ce
 scaled by Pillow's bicubic filter, which averages when it shrinks. Transparent pixels become white.
 """
 
+import hashlib
 import warnings
 import zipfile
 import zlib
@@ -49,7 +50,8 @@ def read_files(path: str | Path, split: str = "") -> ImageFiles:
           strings, `class_names`, is optional.
         - a folder of folders, `CLASS/PICTURE`, or with two splits `train/CLASS/PICTURE` and
           `test/CLASS/PICTURE`. Classes are in the order of their sorted names. Pictures may lie
-          deeper. Hidden files are ignored.
+          deeper. Hidden files are ignored. Those of a split come in a mixed order, so that a slice
+          has all classes.
         - `NAME_data.npy` with `NAME_labels.npy` beside it, as CIFAR-10.1 is published.
         - `NAME.npy` with `labels.npy` beside it: one corruption of CIFAR-10-C or CIFAR-100-C.
       split: "train" or "test" if the files have splits, else "".
@@ -141,7 +143,14 @@ def read_folder(folder: Path, split: str) -> ImageFiles:
         raise UserError(f"{folder / split} holds no images that can be read: give {LAYOUTS}")
     pixels = np.stack([read_picture(path) for path, _ in paths])
     labels = np.array([label for _, label in paths], np.int32)
-    return ImageFiles(Images(pixels, labels), tuple(classes))
+    order = mixed_order(pixels) if split else slice(None)
+    return ImageFiles(Images(pixels[order], labels[order]), tuple(classes))
+
+
+def mixed_order(pixels: np.ndarray) -> list[int]:
+    """Return the order by the SHA-256 of each image, so that a slice has all classes."""
+    digests = [hashlib.sha256(image.tobytes()).digest() for image in pixels]
+    return sorted(range(len(digests)), key=digests.__getitem__)
 
 
 def is_class(path: Path) -> bool:
