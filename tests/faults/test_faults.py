@@ -38,14 +38,11 @@ QUICK = ["--config=tests/faults/quick.py"]
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_run(request):
-    """Take a run that is short, and quick to compile, unless this is the long part."""
-    if request.config.option.chains:
-        yield
-    else:
-        with pytest.MonkeyPatch.context() as patch:
+    """Make the runs short, except in the long part."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.config.option.chains:
             patch.setattr(sys.modules[__name__], "RUN", QUICK)
-            patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-            yield
+        yield
 
 
 @pytest.fixture
