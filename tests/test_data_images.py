@@ -133,13 +133,13 @@ def test_an_unknown_dataset_is_an_error():
 
 
 def test_an_empty_split_is_an_error():
-    with pytest.raises(UserError, match=r"the split 'train\[9:9\]' holds no images"):
-        load_images("synthetic", "train[9:9]")
+    with pytest.raises(UserError, match=r"the split 'test\[9:9\]' holds no images"):
+        load_images("synthetic", "test[9:9]")
 
 
-@pytest.mark.parametrize("split", ["train[:10001]", "train[-10001:]", "train[200%:]"])
+@pytest.mark.parametrize("split", ["test[:2001]", "test[-2001:]", "test[200%:]"])
 def test_a_split_beyond_the_data_is_an_error(split):
-    with pytest.raises(UserError, match="reaches beyond the 10,000 images that there are"):
+    with pytest.raises(UserError, match="reaches beyond the 2,000 images that there are"):
         load_images("synthetic", split)
 
 

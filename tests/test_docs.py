@@ -6,6 +6,7 @@ import runpy
 import tomllib
 from pathlib import Path
 
+import jax
 import pytest
 from helpers import make_pretrained
 
@@ -20,7 +21,16 @@ from resnet_cifar.weights import save_weights
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_examples_of_the_step_run():
+@pytest.fixture
+def quick_compile():
+    """Let XLA optimize little: the examples compile in half the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()  # Other tests get programs of their own.
+
+
+def test_the_examples_of_the_step_run(quick_compile):
     blocks = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "use_the_step.md").read_text(), re.DOTALL
     )
