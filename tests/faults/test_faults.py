@@ -24,25 +24,8 @@ from resnet_cifar.checkpoint import read
 pytestmark = pytest.mark.faults
 
 ROOT = Path(__file__).parents[2]
-RUN = [
-    "--config=configs/quickstart.py",
-    "--config.width=4",
-    "--config.train_split=train[:800]",
-    "--config.validation_split=train[800:1000]",
-    "--config.num_epochs=12",
-    "--config.decay_epochs=6,8",
-]
+RUN = ["--config=tests/faults/small.py"]  # 12 epochs of 8 steps.
 STEPS_PER_EPOCH = 8
-QUICK = ["--config=tests/faults/quick.py"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_run(request):
-    """Make the runs short, except in the long part."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not request.config.option.chains:
-            patch.setattr(sys.modules[__name__], "RUN", QUICK)
-        yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A run of seconds, for the quick part of the faults: few images, of which few are generated."""
+"""A run of seconds, so that a fault costs little more than the start of a process."""
 
 from resnet_cifar.config import Config
 from resnet_cifar.data import synthetic
@@ -14,9 +14,9 @@ def get_config() -> Config:
         train_split="train[:160]",
         validation_split="train[160:200]",
         batch_size=20,
-        num_epochs=6,
+        num_epochs=12,
         learning_rate=0.2,
         warmup_epochs=1,
-        decay_epochs=(3, 4),
+        decay_epochs=(6, 8),
         checkpoint_every_epochs=1,
     )
