@@ -224,3 +224,7 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
     print(f"read again: the probabilities differ by {difference:.2g} at most")
     if push:
         print(f"pushed to {hub.SCHEME}{push}")
+
+
+if __name__ == "__main__":
+    raise SystemExit("error: the command is python -m resnet_cifar export")

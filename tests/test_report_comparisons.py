@@ -43,7 +43,7 @@ def test_variants_are_compared_over_their_common_seeds():
     results = [result(name, n) for name, n in zip(names, [1, 2, 4, 3, 4], strict=True)]
     ((first, second, difference),) = compare(configs, results).over_seeds
     assert "learning_rate=0.1" in first and "learning_rate=0.2" in second
-    assert difference == (pytest.approx(0.5), pytest.approx(0), 2)
+    assert difference == (pytest.approx(0.5), pytest.approx(0), 2, pytest.approx(0))
 
 
 @pytest.mark.parametrize("other", [config(0, 0.2), config(1, 0.1), {}, {"dataset": "cifar10"}])

@@ -50,7 +50,7 @@ def test_the_text_compares_networks():
     comparison = Comparison(
         Spread(0.9173, 0.0021, 3),
         [("a", "b", McNemar(30, 12, 0.0079)), ("a", "c", McNemar(4000, 0, 0.0))],
-        [("ResNet20", "ResNet56", PairedDifference(0.0123, 0.004, 3))],
+        [("ResNet20", "ResNet56", PairedDifference(0.0123, 0.004, 3, 0.002))],
     )
     text = "\n".join(evaluation_lines(make_evaluation(comparison=comparison)))
     assert "top-1 of 3 networks: 91.73 ± 0.21 %" in text
