@@ -17,6 +17,7 @@ PLAN = Plan(
     num_steps=14,
     warmup_steps=0,
     decay_steps=(),
+    num_train=8,
 )
 
 
