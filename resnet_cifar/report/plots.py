@@ -74,7 +74,7 @@ def curves_figure(
 
 
 def plot_learning(panels: dict[str, list[Curve]], title: str, path: Path) -> None:
-    """Draw test accuracy over epochs as a PNG: mean over seeds, in a band of one deviation.
+    """Draw accuracy over epochs as a PNG: mean over seeds, in a band of one deviation.
 
     Args:
       panels: Curves by the title of their panel.
@@ -104,7 +104,7 @@ def draw_curves(axes: Axes, curves: list[Curve]) -> list[Line2D]:
     axes.set_ylim(bottom=min(lowest(curve) for curve in curves))
     epoch_axis(axes, max(curve.epochs[-1] for curve in curves))
     axes.set_xlabel("epoch")
-    axes.set_ylabel("test accuracy (%), mean ± deviation")
+    axes.set_ylabel("accuracy (%), mean ± deviation")
     return lines
 
 

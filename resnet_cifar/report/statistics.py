@@ -26,7 +26,7 @@ class PairedDifference(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """Test accuracy (%) over epochs: mean and deviation over the seeds."""
+    """Accuracy (%) over epochs: mean and deviation over the seeds."""
 
     label: str
     epochs: list[float]
@@ -87,20 +87,26 @@ def paired_difference(runs: list[Run], baseline: list[Run]) -> PairedDifference 
 
 
 def learning_curves(groups: dict[str, list[Run]]) -> dict[str, list[Curve]]:
-    """Return the curves of every network and variant, by data set."""
+    """Return the curves of every network and variant, by data set.
+
+    They are those of the validation split if all runs have one, else of the test set.
+    """
+    runs = [run for own in groups.values() for run in completed(own)]
+    split = "validation" if all("validation" in run["epochs"] for run in runs) else "test"
     panels: dict[str, list[Curve]] = {}
     short = label_variants(groups).short
     for name, runs in groups.items():
         for dataset, depth in networks(completed(runs)):
             label = f"ResNet{depth}" + f", {short[name]}" * (len(groups) > 1)
-            curve = mean_curve(label, select(runs, dataset, depth))
-            panels.setdefault(DATASET_TITLES.get(dataset, dataset), []).append(curve)
+            curve = mean_curve(label, select(runs, dataset, depth), split)
+            title = DATASET_TITLES.get(dataset, dataset) + ", validation" * (split != "test")
+            panels.setdefault(title, []).append(curve)
     return panels
 
 
-def mean_curve(label: str, runs: list[Run]) -> Curve:
-    """Average the test accuracy of several seeds, at the epochs that all of them have."""
-    rows = [run["epochs"]["test"] for run in runs]
+def mean_curve(label: str, runs: list[Run], split: str) -> Curve:
+    """Average the accuracy of several seeds, at the epochs that all of them have."""
+    rows = [run["epochs"][split] for run in runs]
     seeds = [dict(zip(row["epoch"], row["accuracy"], strict=True)) for row in rows]
     epochs = sorted(set.intersection(*map(set, seeds)))
     spreads = [spread([100 * seed[epoch] for seed in seeds]) for epoch in epochs]
