@@ -37,24 +37,24 @@ class Config:
 
     # Recipe.
     batch_size: int = 1024  # Images per step over all devices. The last partial batch is dropped.
-    num_epochs: float = 160
+    num_epochs: float = 160  # The card's.
     learning_rate: float = 1.2  # Peak, after the warm-up.
     warmup: str = "linear"  # "linear": rises from 0. "constant": learning_rate * decay_factor.
-    warmup_epochs: float = 5
+    warmup_epochs: float = 5  # 0: none.
     decay: str = "steps"  # "steps": at decay_epochs. "cosine", "linear": from the peak to 0.
     decay_epochs: tuple[float, ...] = (80, 120)  # Only for decay="steps".
-    decay_factor: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
+    decay_factor: float = 0.1  # Factor of the rate at each of decay_epochs.
+    momentum: float = 0.9  # Decay of the averaged gradient; b1 of "adamw".
+    nesterov: bool = False  # True: Nesterov momentum.
     weight_decay: float = 1e-4  # Coupled (L2) for "sgd", decoupled for the others.
     decay_mask: bool = False  # True: no weight decay of BatchNorm and biases.
-    optimizer: str = "sgd"  # "adamw" (Loshchilov & Hutter 2019), "muon" (Jordan et al. 2024).
+    optimizer: str = "sgd"  # Or "adamw" (Loshchilov & Hutter 2019), "muon" (Jordan et al. 2024).
 
     # Regularization, off by default.
-    label_smoothing: float = 0.0  # Szegedy et al. 2016: 0.1. The evaluated loss stays plain.
-    mixup: float = 0.0  # Alpha of Beta(alpha, alpha) (Zhang et al. 2018): 0.2 to 1.
+    label_smoothing: float = 0.0  # Usual: 0.1 (Szegedy et al. 2016). Evaluation stays plain.
+    mixup: float = 0.0  # Alpha of Beta(alpha, alpha), usual: 0.2 to 1 (Zhang et al. 2018).
     mixup_off_epochs: float = 0.0  # The last epochs go without mixup (GluonCV).
-    cutout: int = 0  # Side of the square, in pixels (DeVries & Taylor 2017): 16 and 8.
+    cutout: int = 0  # Side of the square in pixels, usual: 16 or 8 (DeVries & Taylor 2017).
     train_fraction: float = 1.0  # Share of the train split, chosen by the seed.
     label_noise: float = 0.0  # Share of training labels with another class, chosen by the seed.
 
@@ -120,6 +120,11 @@ def validate(config: Config) -> None:
     if not config.train_split:
         raise UserError(
             'config.train_split=\'\' names no images: use "train" or a slice like "train[:45000]"'
+        )
+    if config.mixup_off_epochs > config.num_epochs:
+        raise UserError(
+            f"config.mixup_off_epochs={config.mixup_off_epochs} must be at most "
+            f"config.num_epochs={config.num_epochs}"
         )
     if any(a >= b for a, b in itertools.pairwise(milestones(config))):
         raise UserError(f"milestones out of order: {milestone_problem(config)}")

@@ -204,7 +204,7 @@ def define_flags(values: flags.FlagValues) -> None:
     text = f"{', '.join(FORMATS)}."
     flags.DEFINE_string("format", "safetensors", text, flag_values=values)
     flags.DEFINE_string("output", "", "Folder to write to.", flag_values=values)
-    text = "USER/NAME on the Hugging Face hub to push to; needs pip install 'resnet_cifar[hub]'."
+    text = "USER/NAME on the Hugging Face hub to push to; needs pip install huggingface_hub."
     flags.DEFINE_string("push", "", text, flag_values=values)
 
 

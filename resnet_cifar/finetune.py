@@ -1,7 +1,6 @@
 """Start a run from trained weights: the backbone, and the head where the classes are the same."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from resnet_cifar.checkpoint.format import by_path
@@ -11,6 +10,7 @@ from resnet_cifar.pretrained import Pretrained, load
 from resnet_cifar.steps import TrainState
 from resnet_cifar.trainer import Trainer
 from resnet_cifar.weights import digest
+from resnet_cifar.workdir import absolute
 
 
 class Start(NamedTuple):
@@ -39,7 +39,7 @@ def read_start(trainer: Trainer, load: Callable[[str], Pretrained] = load) -> St
     new_head = not same_classes(trained, trainer.programs.model.num_classes, names)
     local = "://" not in config.init_from
     record = {
-        "path": str(Path(config.init_from).absolute()) if local else config.init_from,
+        "path": str(absolute(config.init_from)) if local else config.init_from,
         "sha256": digest(by_path(trained.variables), {}),
         "new_head": new_head,
         "classes": trained.model.num_classes,

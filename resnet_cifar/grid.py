@@ -119,6 +119,8 @@ def read_grid(arguments: Sequence[str], own: Collection[str]) -> dict[str, list[
             if name in FLAGS:
                 raise UserError(f"--config.{name} belongs to the runs: use --{FLAGS[name]}")
             values = [fields[name] for fields in parsed]
+            if name in CHANGEABLE and len(values) > 1:
+                raise UserError(f"{argument} changes no result: give --config.{name} one value")
             if any(value in values[:index] for index, value in enumerate(values)):
                 raise UserError(f"{argument} repeats a value: give each once")
             grid[name] = values

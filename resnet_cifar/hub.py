@@ -79,7 +79,7 @@ def client() -> Any:
     except ImportError as error:
         raise UserError(
             "the Hugging Face hub needs the package huggingface_hub: install it with "
-            "pip install 'resnet_cifar[hub]'"
+            "pip install huggingface_hub"
         ) from error
     return HfApi(library_name="resnet_cifar")
 

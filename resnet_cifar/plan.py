@@ -61,7 +61,8 @@ def make_plan(config: Config) -> Plan:
     num_images = subset_size(len(ranges["train"]), config.train_fraction)
     if size > num_images:
         raise UserError(
-            f"config.batch_size={size} is larger than the {num_images:,} training images"
+            f"config.batch_size={size} is larger than the {num_images:,} training images: "
+            "lower it, or raise config.train_fraction or config.train_split"
         )
     steps_per_epoch = num_images // size
     epochs = milestones(config)

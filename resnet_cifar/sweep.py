@@ -235,6 +235,11 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
         base, recipe = read_config(values, [])
         if values["recipes"].present:
             raise UserError("--config and --recipes exclude each other: use --config=FILE:RECIPE")
+        if recipe and values["depths"].present:
+            raise UserError(
+                "--depths would miss what a recipe sets for a depth: use --recipes and --depths "
+                "without --config"
+            )
         make = partial(from_base, base)
         given["recipes"] = [recipe or file_label(Path(given["config"]), base)]
         for name, field in (("datasets", "dataset"), ("depths", "depth")):

@@ -97,6 +97,8 @@ def check_resumable(folder: Path, saved: dict[str, Any], config: Config) -> None
         if name == "num_epochs":
             if config.decay != "steps":
                 values += f", and decay={config.decay!r} depends on it from the first step on"
+            elif config.mixup and config.mixup_off_epochs:
+                values += ", and mixup_off_epochs counts from the end"
             elif mine[name] < saved[name]:
                 values += ", and can only be raised"
             else:

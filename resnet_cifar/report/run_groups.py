@@ -25,6 +25,9 @@ def read_groups(paths: list[Path]) -> dict[str, list[Run]]:
         if not runs:
             raise UserError(f"{path} has no finished run: give the --workdir of a run or a sweep")
         groups[str(path)] = runs
+    datasets = sorted({run["dataset"] for runs in groups.values() for run in runs})
+    if len(datasets) > 1:
+        raise UserError(f"the runs are of {', '.join(datasets)}: compare runs on one data set")
     return groups
 
 
