@@ -223,6 +223,7 @@ def test_a_second_ctrl_c_does_not_wait(long, environment, tmp_path, tally):
     start = Start(
         tmp_path / "run",
         environment,
+        "--config=configs/quickstart.py",
         "--config.train_split=train[:8000]",
         "--config.batch_size=8000",
         "--config.validation_split=",
