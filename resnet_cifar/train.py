@@ -117,7 +117,7 @@ def _run(
                     f"resuming from the checkpoint of step {step:,} (epoch {plan.epoch(step):g})"
                 )
                 for change in differences(restored.metadata, metadata):
-                    log.say(f"environment changed, results may not be bit-identical: {change}")
+                    log.say(f"environment not as it was, so bits may differ: {change}")
             stop.hold()  # From now on there is something to save.
             state, step = _loop(
                 trainer, state, step, metrics=metrics, log=log, checkpoints=checkpoints, stop=stop
