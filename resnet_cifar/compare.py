@@ -15,6 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
+from resnet_cifar.cli import operands
 from resnet_cifar.errors import UserError
 from resnet_cifar.report.publish import draw_learning
 from resnet_cifar.report.run_groups import comparison, read_groups
@@ -30,10 +31,8 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
     del stop
-    if unknown := [argument for argument in arguments if argument.startswith("-")]:
-        raise UserError(f"the flag {unknown[0]!r} is unknown: --help lists the flags")
     output = values["output"].value
-    compare(arguments, Path(output) if output else None)
+    compare(operands(values, arguments), Path(output) if output else None)
 
 
 def compare(paths: Sequence[str | Path], output: Path | None = None) -> None:

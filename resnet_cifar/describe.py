@@ -35,7 +35,7 @@ def header(trainer: Trainer) -> list[str]:
     steps = f"{plan.num_steps:,} of {config.batch_size:,} images, {plan.steps_per_epoch:,} an epoch"
     lines = {
         "device": [device_name()],
-        "warning": [text for text in (unused_gpu(), shared_images(config.dataset)) if text],
+        "warning": [text for text in (gpu_warning(), shared_images(config.dataset)) if text],
         "data": [f"{dataset_title(config.dataset)}, {source}: {sizes}"],
         "model": [f"ResNet{config.depth}, {model}, {trainer.programs.dtype}"],
         "steps": [steps],
@@ -46,6 +46,11 @@ def header(trainer: Trainer) -> list[str]:
         for name, own in lines.items()
         for i, line in enumerate(own)
     ]
+
+
+def gpu_warning() -> str:
+    advice = ", and add --require=gpu to fail instead of training on the CPU"
+    return unused_gpu() and unused_gpu() + advice
 
 
 def schedule_lines(trainer: Trainer) -> list[str]:

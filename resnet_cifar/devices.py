@@ -81,10 +81,7 @@ def unused_gpu() -> str:
         return ""
     if not any(importlib.util.find_spec(name) for name in plugins):
         return ""
-    return (
-        "JAX's CUDA plugin is installed, but it found no GPU: check nvidia-smi, and add "
-        "--require=gpu to fail instead of training on the CPU"
-    )
+    return "JAX's CUDA plugin is installed, but it found no GPU: check nvidia-smi"
 
 
 def told_to_use() -> str:

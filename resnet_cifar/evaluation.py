@@ -160,3 +160,8 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
     n = only_first + only_second
     p = float(binomtest(only_first, n).pvalue) if n else 1.0
     return McNemar(only_first, only_second, p)
+
+
+def percent(probability: float) -> str:
+    """Return a probability below 1, which rounding must not turn into certainty."""
+    return f"{probability:.2%}" if probability < 0.99995 else "> 99.99%"

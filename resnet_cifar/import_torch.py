@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from resnet_cifar.cli import operands
 from resnet_cifar.config import unknown
 from resnet_cifar.data import DATASETS, class_names
 from resnet_cifar.errors import UserError
@@ -50,7 +51,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
     del stop
     given: dict[str, str] = values.flag_values_dict()
-    if len(arguments) != 1 or arguments[0].startswith("-"):
+    if len(operands(values, arguments)) != 1:
         raise UserError(
             f"give one file, not {' '.join(arguments) or 'none'}: "
             "import_torch FILE --preprocessing=NAME --output=FOLDER; --help lists the flags"

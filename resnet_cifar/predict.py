@@ -21,6 +21,7 @@ from absl import flags
 from resnet_cifar.cli import enable_compile_cache, operands
 from resnet_cifar.data.files import existing, pictures, read_picture
 from resnet_cifar.errors import UserError
+from resnet_cifar.evaluation import percent
 from resnet_cifar.pretrained import Pretrained, load
 from resnet_cifar.stop import Stop
 
@@ -91,7 +92,9 @@ def files_of(images: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 def as_text(prediction: Prediction) -> str:
-    classes = ", ".join(f"{name} {probability:.2%}" for name, probability in prediction.classes)
+    classes = ", ".join(
+        f"{name} {percent(probability)}" for name, probability in prediction.classes
+    )
     return f"{prediction.file}: {classes}"
 
 

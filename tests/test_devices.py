@@ -47,6 +47,6 @@ def test_a_cpu_beside_a_cuda_plugin_is_noticed(monkeypatch):
     assert devices.unused_gpu() == ""  # JAX was told to use the CPU.
     monkeypatch.setattr(devices, "told_to_use", lambda: "")
     monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: name)
-    assert "--require=gpu to fail instead" in devices.unused_gpu()
+    assert "found no GPU: check nvidia-smi" in devices.unused_gpu()
     monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
     assert devices.unused_gpu() == ""

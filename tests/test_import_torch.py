@@ -52,7 +52,7 @@ def test_from_file_to_weights_in_a_process(tmp_path):
     [
         ([], "give one file, not none"),
         (["a.th", "b.th"], "give one file, not a.th b.th"),
-        (["a.th", "--ouptut=x"], "give one file, not a.th --ouptut=x"),
+        (["a.th", "--ouptut=x"], "--ouptut is unknown: did you mean --output"),
         (["a.th"], "give --output=FOLDER"),
         (["a.th", "--output=x"], "--preprocessing='' is unknown: the choices are cifar10"),
         (["a.th", "--output=x", "--preprocessing=cifra10"], "did you mean cifar10"),

@@ -10,7 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from resnet_cifar.evaluation import BINS, Reliability, confident_mistakes, most_confused
+from resnet_cifar.evaluation import (
+    BINS,
+    Reliability,
+    confident_mistakes,
+    most_confused,
+    percent,
+)
 from resnet_cifar.report.evaluations import Evaluation
 from resnet_cifar.report.plots import COLORS, REPRODUCIBLE, decorate
 
@@ -135,8 +141,3 @@ def mistakes_figure(evaluation: Evaluation) -> Figure:
     for axes in figure.axes:
         axes.axis("off")
     return figure
-
-
-def percent(probability: float) -> str:
-    """Return a probability below 1, which rounding must not turn into certainty."""
-    return f"{probability:.2%}" if probability < 0.99995 else "> 99.99%"
