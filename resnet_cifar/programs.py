@@ -24,6 +24,9 @@ from resnet_cifar.steps import LossFn, TrainState, array_fields, create_train_st
 SCALE_INITS = {"uniform": uniform_scale, "ones": jax.nn.initializers.ones}
 CROSS_ENTROPY = optax.softmax_cross_entropy_with_integer_labels
 VALUES = ("learning_rate", "weight_decay")  # Arguments of the training program.
+# Fields that may differ among the runs that share programs.
+FREE = (*VALUES, "seed", "init_from", "label_noise", "data_dir", "eval_every_epochs")
+FREE += ("checkpoint_every_epochs",)
 
 
 class Programs:
@@ -88,10 +91,10 @@ class Programs:
         self._order = self._order.lower(random_key(0), np.int32(0)).compile()
         self.compile_seconds = time.perf_counter() - start
 
-    def matches(self, config: Config) -> bool:
-        """Return whether a config differs from this one only in its seed and in `VALUES`."""
-        own = {name: getattr(self.config, name) for name in ("seed", *VALUES)}
-        return dataclasses.replace(config, **own) == self.config
+    def misfits(self, config: Config) -> list[str]:
+        """Return the fields in which a config differs too much to be run by these programs."""
+        names = [field.name for field in dataclasses.fields(Config) if field.name not in FREE]
+        return [name for name in names if getattr(config, name) != getattr(self.config, name)]
 
     def init_state(self, key: jax.Array, config: Config) -> TrainState:
         """Initialize the parameters and the optimizer of a config: a state at step 0."""

@@ -141,7 +141,7 @@ def train_logged(
         raise UserError(f"the workdir {job.folder} can't be written: {error}") from error
     with log, contextlib.redirect_stdout(BrokenPipeSafe(log)):
         try:
-            shared = next((own for own in programs if own.matches(job.config)), None)
+            shared = next((own for own in programs if not own.misfits(job.config)), None)
             shared = shared or compiled(job.config)
             train(job.config, job.folder, stop=stop, programs=shared)
         except Exception as error:

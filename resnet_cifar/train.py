@@ -35,7 +35,8 @@ def train_and_evaluate(
       config: the run.
       workdir: folder for its files; made if it does not exist.
       stop: polled between dispatches; a run that is asked to stop saves first.
-      programs: compiled by a run that they match, to be used again.
+      programs: of another run, to be used again; it may differ in its seed, learning rate, weight
+        decay and a few fields more (`resnet_cifar.programs.FREE`).
 
     Returns:
       The state after the last step.

@@ -48,14 +48,18 @@ class Trainer:
 
         Args:
           config: the run.
-          programs: those of a run that they match.
+          programs: of another run, to be used again; it may differ in what is `FREE`.
           load: loads the splits into host memory.
           steps_per_dispatch: by default what the devices suggest.
           longest_dispatch_seconds: longer training dispatches are halved.
 
         Raises:
-          UserError: the config does not fit its data, or the data is missing or damaged.
+          UserError: the config does not fit its data or the programs, or the data is missing or
+            damaged.
         """
+        if programs and (names := programs.misfits(config)):
+            own = ", ".join(f"config.{n}={getattr(programs.config, n)!r}" for n in names)
+            raise UserError(f"the programs were built for {own}: build Programs(config) for this run")
         self.config = config
         self._compiled_before = programs.compile_seconds if programs else 0.0
         self.programs = programs or Programs(config)

@@ -41,10 +41,11 @@ def test_the_optimizer_is_built_from_the_config(tiny):
     np.testing.assert_allclose(params["head"]["kernel"][0, 0], value, rtol=1e-5)
 
 
-def test_programs_match_configs_that_differ_in_values(tiny):
+def test_runs_may_share_programs_if_their_configs_differ_in_values(tiny):
     programs = Programs(tiny)
-    assert programs.matches(dataclasses.replace(tiny, seed=5, learning_rate=2, weight_decay=0.1))
-    assert not programs.matches(dataclasses.replace(tiny, momentum=0.1))
+    assert programs.misfits(dataclasses.replace(tiny, momentum=0.1)) == ["momentum"]
+    other = dataclasses.replace(tiny, seed=5, learning_rate=2, weight_decay=0.1, init_from="run")
+    assert not programs.misfits(other)
 
 
 def test_learning_rates_are_those_of_the_schedule(tiny):

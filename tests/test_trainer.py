@@ -8,6 +8,7 @@ import pytest
 from helpers import assert_same
 
 from resnet_cifar.devices import Devices
+from resnet_cifar.errors import UserError
 from resnet_cifar.metrics import Metrics
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.programs import Programs
@@ -172,3 +173,10 @@ def test_runs_of_other_rates_share_a_program_and_change_nothing(tiny):
     shared = train(Trainer(other, programs=programs))
     assert programs.compile_seconds == compiled
     assert_same(shared, train(Trainer(other)))
+
+
+def test_programs_of_another_network_are_refused(tiny, one_device):
+    other = dataclasses.replace(tiny, depth=14, momentum=0.5)
+    expected = r"programs were built for config\.depth=8, config\.momentum=0\.9: build Programs"
+    with pytest.raises(UserError, match=expected):
+        Trainer(other, programs=one_device)
