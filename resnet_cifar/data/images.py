@@ -215,7 +215,8 @@ def augment(
         left + jnp.where(flip, across[:, ::-1], across),
     )
     padded = jnp.pad(jnp.asarray(images), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    return padded[jnp.arange(b)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    # By vmap, so that several devices crop their own part of the batch.
+    return jax.vmap(lambda image, y, x: image[y[:, None], x])(padded, rows, columns)
 
 
 def normalize(
