@@ -62,6 +62,7 @@ class Config:
     seed: int = 0  # Of the parameters, the order, the augmentation and the synthetic images.
     eval_every_epochs: int = 1  # 0: only at the end.
     checkpoint_every_epochs: int = 10  # 0: only at the end.
+    num_devices: int = 0  # Devices to split each batch over, in all processes. 0: all of them.
 
 
 CHOICES = {
@@ -93,6 +94,7 @@ RANGES = {
     "seed": (0, 2**32 - 1),
     "eval_every_epochs": (0, math.inf),
     "checkpoint_every_epochs": (0, math.inf),
+    "num_devices": (0, math.inf),
 }
 
 

@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from resnet_cifar.checkpoint.format import Metadata
+from resnet_cifar.config import Config
 from resnet_cifar.data import dataset_title, shared_images, whereabouts
 from resnet_cifar.devices import device_name, unused_gpu
 from resnet_cifar.metrics import Row
 from resnet_cifar.provenance import environment
+from resnet_cifar.recipes import RECIPES, make_config
 from resnet_cifar.steps import train_step
 from resnet_cifar.trainer import Trainer
 
@@ -34,12 +36,13 @@ def header(trainer: Trainer) -> list[str]:
     model = f"shortcut {config.shortcut}, {num_parameters(trainer):,} parameters"
     steps = f"{plan.num_steps:,} of {config.batch_size:,} images, {plan.steps_per_epoch:,} an epoch"
     lines = {
-        "device": [device_name()],
+        "device": [device_name(config.num_devices)],
         "warning": [text for text in (gpu_warning(), shared_images(config.dataset)) if text],
         "data": [f"{dataset_title(config.dataset)}, {source}: {sizes}"],
         "model": [f"ResNet{config.depth}, {model}, {trainer.programs.dtype}"],
         "steps": [steps],
-        "schedule": schedule_lines(trainer),
+        "split": split_lines(trainer),
+        "schedule": schedule_lines(trainer) + scaling_hint(config),
     }
     return [
         f"{name if i == 0 else '':<10} {line}"
@@ -51,6 +54,35 @@ def header(trainer: Trainer) -> list[str]:
 def gpu_warning() -> str:
     advice = ", and add --require=gpu to fail instead of training on the CPU"
     return unused_gpu() and unused_gpu() + advice
+
+
+def split_lines(trainer: Trainer) -> list[str]:
+    """Say what is split over several devices, and how; nothing of one device."""
+    size, count = trainer.config.batch_size, trainer.programs.devices.count
+    if count == 1:
+        return []
+    return [
+        f"each batch, {size // count:,} images on each of {count} devices",
+        "a copy on each: parameters, optimizer, all images; whole batch: gradients, BatchNorm",
+    ]
+
+
+def scaling_hint(config: Config) -> list[str]:
+    """Say what linear scaling (Goyal et al. 2017) would change; nothing is scaled by itself.
+
+    A config comes from a recipe if it has the same optimizer and decay.
+    """
+    fields = ("learning_rate", "momentum", "nesterov", "weight_decay", "decay", "optimizer")
+    for recipe in RECIPES:
+        own = make_config(recipe, depth=config.depth)
+        same = all(getattr(own, name) == getattr(config, name) for name in fields)
+        if same and own.batch_size != config.batch_size:
+            scaled = own.learning_rate * config.batch_size / own.batch_size
+            return [
+                f"the recipe {recipe} has {own.learning_rate:g} for batches of "
+                f"{own.batch_size:,}; linear scaling would give --config.learning_rate={scaled:g}"
+            ]
+    return []
 
 
 def schedule_lines(trainer: Trainer) -> list[str]:
@@ -121,7 +153,7 @@ def summary(trainer: Trainer, rows: list[Row], metadata: Metadata) -> dict[str, 
         "steps": plan.num_steps,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "dtype": str(trainer.programs.dtype),
-        **environment(),
+        **environment(trainer.config.num_devices),
         **{n: value for n, value in metadata.items() if n in ("images", "init_from")},
         "config": dataclasses.asdict(trainer.config),
     }

@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from resnet_cifar.errors import UserError
+from resnet_cifar.processes import wait_for_all
 
 
 class Devices:
@@ -24,6 +25,7 @@ class Devices:
         deadlock over independent programs with collectives, such as an evaluation and an epoch.
       replicated: sharding of the state and the images.
       split: sharding of indices [steps, batch].
+      by_device: sharding of what has a row for each device.
     """
 
     def __init__(self, devices: Sequence[Any] | None = None):
@@ -35,14 +37,62 @@ class Devices:
         mesh = jax.make_mesh((self.count,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.split = NamedSharding(mesh, PartitionSpec(None, "data"))
+        self.by_device = NamedSharding(mesh, PartitionSpec("data"))
 
     def replicate(self, tree: Any) -> Any:
-        """Put a copy of some arrays on every device."""
-        return jax.device_put(tree, self.replicated)
+        """Put a copy of some arrays, the same in each process, on every device."""
+        if jax.process_count() == 1:
+            return jax.device_put(tree, self.replicated)
+        return jax.tree.map(lambda leaf: spread(leaf, self.replicated), tree)
 
     def split_batch(self, rows: np.ndarray) -> jax.Array:
         """Put indices [steps, batch] on the devices, a part of each batch on each."""
-        return jax.device_put(rows, self.split)
+        if jax.process_count() == 1:
+            return jax.device_put(rows, self.split)
+        return spread(rows, self.split)
+
+    def votes(self, vote: int) -> jax.Array:
+        """Put a number of each process on its devices: [devices]."""
+        return spread(np.full(self.count, vote, np.int32), self.by_device)
+
+    def from_primary(self, tree: Any) -> Any:
+        """Put process 0's arrays on every device; in other processes only shapes and dtypes count.
+
+        They travel as bits, so that NaN and -0.0 arrive.
+        """
+        if jax.process_count() == 1:
+            return self.replicate(tree)
+
+        primary = jax.process_index() == 0
+
+        def place(leaf):
+            own = np.asarray(leaf) if primary else np.zeros(leaf.shape, leaf.dtype)
+            bits = own[None].view(f"u{leaf.dtype.itemsize}")
+            shape = (self.count, *leaf.shape)
+            return jax.make_array_from_callback(shape, self.by_device, lambda _: bits)
+
+        def first(rows, like):
+            return jax.lax.bitcast_convert_type(rows[0], like.dtype)
+
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+        everyone = jax.jit(
+            lambda rows: jax.tree.map(first, rows, shapes), out_shardings=self.replicated
+        )
+        rows = jax.tree.map(place, tree)
+        everyone = everyone.lower(rows).compile()
+        wait_for_all()
+        return everyone(rows)
+
+    def batch_problem(self, size: int) -> str:
+        """Say that a batch does not divide, and the nearest that do; empty if it does."""
+        if size % self.count == 0:
+            return ""
+        below = size - size % self.count
+        nearest = [str(n) for n in (below, below + self.count) if n]
+        return (
+            f"batch_size={size} does not divide over {self.count} devices: use "
+            f"{' or '.join(nearest)}, or fewer devices with --config.num_devices"
+        )
 
     def dtype(self, name: str) -> jnp.dtype:
         """Return the dtype of activations; "auto" is bfloat16 on accelerators, else float32."""
@@ -51,6 +101,15 @@ class Devices:
     def steps_per_dispatch(self, steps_per_epoch: int) -> int:
         """Return how many steps to enqueue at once: an epoch, but one step on a CPU."""
         return 1 if self.on_cpu else steps_per_epoch
+
+
+def spread(array: Any, sharding: NamedSharding) -> jax.Array:
+    """Put an array that every process has on the devices of all processes."""
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        data = spread(jax.random.key_data(array), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def all_devices() -> list[Any]:
@@ -66,12 +125,37 @@ def all_devices() -> list[Any]:
         ) from error
 
 
+def choose_devices(number: int) -> list[Any]:
+    """Return so many devices, 0 for all: the first ones, as many in each process.
+
+    Raises:
+      UserError: there are fewer, or the processes can't have the same share.
+    """
+    found, processes = all_devices(), jax.process_count()
+    if not number:
+        return found
+    share = number // processes
+    chosen = [d for i in range(processes) for d in jax.local_devices(i)[:share]]
+    if number % processes or len(chosen) < number:
+        several = f", in equal shares for {processes} processes" if processes > 1 else ""
+        raise UserError(
+            f"config.num_devices={number} can't be had: JAX sees {len(found)}, so use 1 to "
+            f"{len(found)}{several}, or 0 for all"
+        )
+    return chosen
+
+
 def require(wanted: str) -> None:
     """Raise a UserError unless the devices are of a platform: "cpu", "gpu" or "tpu"; "" is any."""
     found = all_devices()[0].platform
     if wanted and wanted != found:
         hint = unused_gpu() or "JAX sees no such device"
         raise UserError(f"--require={wanted}, but the run would use the {found}: {hint}")
+
+
+def number_of_gpus() -> int:
+    """Return how many GPUs JAX sees."""
+    return sum(device.platform == "gpu" for device in all_devices())
 
 
 def unused_gpu() -> str:
@@ -89,10 +173,12 @@ def told_to_use() -> str:
     return jax.config.values["jax_platforms"] or ""
 
 
-def device_name() -> str:
-    """Return the kind and the number of the devices."""
-    devices = all_devices()
+def device_name(number: int = 0) -> str:
+    """Return the kind of the devices, and how many a run uses that asks for a number of them."""
+    devices = choose_devices(number)
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":
         kind = f"{platform.machine()} CPU, {os.cpu_count()} cores"
-    return kind if len(devices) == 1 else f"{len(devices)} x {kind}"
+    name = kind if len(devices) == 1 else f"{len(devices)} x {kind}"
+    processes = jax.process_count()
+    return name if processes == 1 else f"{name} in {processes} processes"

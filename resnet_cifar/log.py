@@ -124,6 +124,31 @@ class Log:
         write_atomically(self._folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
+class Silent:
+    """A `Log` that writes and prints nothing, for processes beside the first."""
+
+    def __init__(self, workdir: Path, rows: list[Row], **_: Any):
+        """Take what `Log` takes."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def progress(self, done: Done, epoch: float) -> None:
+        """Show nothing."""
+
+    def say(self, line: str) -> None:
+        """Print nothing."""
+
+    def write(self, row: Row) -> None:
+        """Write nothing."""
+
+    def finish(self, *_: Any) -> None:
+        """Write nothing."""
+
+
 def time_left(steps: int, steps_per_second: float) -> str:
     if not steps_per_second:
         return "unknown time"

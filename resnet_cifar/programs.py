@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import optax
 
+from resnet_cifar import processes
 from resnet_cifar.config import Config
 from resnet_cifar.data import Images, epoch_order, find_dataset, normalize
-from resnet_cifar.devices import Devices
+from resnet_cifar.devices import Devices, choose_devices
 from resnet_cifar.epochs import eval_steps, train_steps
 from resnet_cifar.errors import UserError
 from resnet_cifar.models import ResNet, uniform_scale
@@ -49,13 +50,10 @@ class Programs:
                 "train_step on one batch as docs/use_the_step.md shows"
             )
         self.config = config
-        self.devices = devices or Devices()
+        self.devices = devices or Devices(choose_devices(config.num_devices))
         self.plan = make_plan(config)
-        if config.batch_size % self.devices.count:
-            raise UserError(
-                f"config.batch_size={config.batch_size} must be a multiple of the "
-                f"{self.devices.count} devices"
-            )
+        if problem := self.devices.batch_problem(config.batch_size):
+            raise UserError(f"config.{problem}")
         dataset = find_dataset(config.dataset)
         self.dtype = self.devices.dtype(config.dtype)
         self.model = ResNet(
@@ -129,13 +127,14 @@ class Programs:
           split: of the images.
           *arguments: on the devices: the `array_fields` of a state, which training donates, images
             and indices as of `train_steps` or `eval_steps`, and to train also a key and the
-            `values` of a config.
+            `values` of a config; in several processes also the votes of `voting`.
         """
         key = (split, len(arguments[2]))
         if key not in self._compiled:
             start = time.perf_counter()
+            steps = self._train if split == "train" else self._evaluate
             jitted = jax.jit(
-                self._train if split == "train" else self._evaluate,
+                voting(steps) if processes.several() else steps,
                 donate_argnums=0 if split == "train" else (),
                 out_shardings=self.devices.replicated,
             )
@@ -161,6 +160,18 @@ class Programs:
 def values(config: Config) -> dict[str, np.float32]:
     """Return the hyperparameters that are arguments of the training program."""
     return {name: np.float32(getattr(config, name)) for name in VALUES}
+
+
+def voting(steps: Callable[..., Any]) -> Callable[..., Any]:
+    """Take the votes of all devices as a last argument, and also return the highest.
+
+    Processes so agree on a request to stop without a message of their own.
+    """
+
+    def voted(*arguments: Any, **keywords: Any) -> tuple[Any, jax.Array]:
+        return steps(*arguments[:-1], **keywords), arguments[-1].max()
+
+    return voted
 
 
 def random_key(seed: int) -> jax.Array:

@@ -8,8 +8,9 @@ from typing import Any
 
 import jax
 
+from resnet_cifar import __version__
 from resnet_cifar.checkpoint.format import Metadata
-from resnet_cifar.config import Config
+from resnet_cifar.config import Config, with_defaults
 from resnet_cifar.data import class_names, find_dataset
 from resnet_cifar.devices import device_name
 from resnet_cifar.errors import UserError
@@ -30,10 +31,10 @@ JAX_DEFAULTS = {
 ENVIRONMENT = ("NVIDIA_TF32_OVERRIDE", "LIBTPU_INIT_ARGS")
 
 
-def environment() -> dict[str, Any]:
+def environment(num_devices: int = 0) -> dict[str, Any]:
     """Return device, versions, and the settings that can change the bits of a result."""
     return {
-        "device": device_name(),
+        "device": device_name(num_devices),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "settings": settings(),
         "versions": versions(),
@@ -60,7 +61,7 @@ def checkpoint_metadata(config: Config, dtype: str) -> Metadata:
         preprocessing={"mean": list(dataset.mean), "std": list(dataset.std)},
         class_names=class_names(config.dataset, config.data_dir),
         dtype=dtype,
-        **environment(),
+        **environment(config.num_devices),
     )
     if dataset.sha256:
         metadata["images"] = {**dataset.sizes, "sha256": dataset.sha256}
@@ -82,6 +83,22 @@ def describe_images(images: dict[str, Any] | None) -> str:
         return "others"
     counts = f"{images['train']:,} train and {images['test']:,} test images"
     return f"{counts} (sha256 {images['sha256'][:12]})"
+
+
+def common(config: Config) -> dict[str, Any]:
+    """Return what all processes of a run must have in common, in the form of JSON.
+
+    Each may keep its data in a folder of its own.
+    """
+    fields = with_defaults(dataclasses.asdict(config)).items()
+    here = {"resnet_cifar": __version__, "device": jax.local_devices()[0].device_kind}
+    return {
+        **{f"config.{name}": value for name, value in fields if name != "data_dir"},
+        **here,
+        **versions(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        **settings(),
+    }
 
 
 def differences(saved: Metadata, now: Metadata) -> list[str]:

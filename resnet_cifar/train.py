@@ -1,21 +1,22 @@
 """The loop: train, evaluate, record, save, and resume where an earlier start stopped."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from resnet_cifar import describe
-from resnet_cifar.checkpoint import Checkpoints
+from resnet_cifar import describe, processes
+from resnet_cifar.checkpoint import Checkpoints, SharedCheckpoints
 from resnet_cifar.checkpoint.format import steps
 from resnet_cifar.config import Config, validate
 from resnet_cifar.errors import Diverged, UserError
 from resnet_cifar.finetune import Start, initial_state, read_start, start_lines
-from resnet_cifar.log import Log, read_rows
+from resnet_cifar.log import Log, Silent, read_rows
 from resnet_cifar.metrics import Done, Metrics, resumed_rows
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.programs import Programs
-from resnet_cifar.provenance import check_same_images, checkpoint_metadata, differences
+from resnet_cifar.provenance import check_same_images, checkpoint_metadata, common, differences
 from resnet_cifar.steps import TrainState
 from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.trainer import Trainer
@@ -47,7 +48,8 @@ def train_and_evaluate(
       Stopped: the run was asked to stop, and saved.
     """
     validate(config)
-    folder = check_workdir(workdir, config)
+    processes.check_alike(common(config))
+    folder = Path(processes.from_primary(lambda: str(check_workdir(workdir, config))))
     return run(Trainer(config, programs=programs), folder, stop or Stop())
 
 
@@ -62,15 +64,21 @@ def dry_run(config: Config) -> None:
 
 def run(trainer: Trainer, folder: Path, stop: Stop) -> TrainState:
     """Run a trainer in a folder from `check_workdir`; raises as `train_and_evaluate`."""
-    # A run that resumes has everything in its checkpoint.
-    start = None if steps(folder / "checkpoints") else read_start(trainer)
-    header = [*describe.header(trainer), *start_lines(trainer, start), f"workdir    {folder}"]
-    print("\n".join(header), flush=True)
-    with claimed(folder, trainer.config) as saved_config:
+    with contextlib.ExitStack() as held:
+        held.enter_context(processes.primary_prints())
+        # A run that resumes has everything in its checkpoint.
+        resumes = processes.from_primary(lambda: bool(steps(folder / "checkpoints")))
+        start = None if resumes else read_start(trainer)
+        header = [*describe.header(trainer), *start_lines(trainer, start), f"workdir    {folder}"]
+        print("\n".join(header), flush=True)
+        processes.check_alike(trainer.data_digests())
+        claim = claimed(folder, trainer.config)
+        saved_config = processes.from_primary(lambda: held.enter_context(claim))
         try:
-            return _run(trainer, folder, stop, saved_config, start)
+            return _run(trainer, folder, trainer.share(stop), saved_config, start)
         except Diverged as error:
-            write_atomically(folder / "diverged.txt", f"{error}\n")
+            if processes.is_primary():
+                write_atomically(folder / "diverged.txt", f"{error}\n")
             raise
 
 
@@ -80,7 +88,8 @@ def _run(
     """Resume or start, loop, and write the summary."""
     config, plan = trainer.config, trainer.plan
     metadata = checkpoint_metadata(config, str(trainer.programs.dtype))
-    with Checkpoints(folder, metadata) as checkpoints:
+    manager = SharedCheckpoints if processes.several() else Checkpoints
+    with manager(folder, metadata) as checkpoints:
         restored = checkpoints.restore(jax.eval_shape(trainer.init_state))
         if restored:
             check_same_images(restored.metadata, metadata)
@@ -88,15 +97,17 @@ def _run(
         if record:
             metadata["init_from"] = record
         state = restored.state if restored else initial_state(trainer, start)
-        state = trainer.programs.devices.replicate(state)
+        state = trainer.programs.devices.from_primary(state)
         step = int(state.step)
-        if step == plan.num_steps and (folder / "summary.json").exists():
-            print(f"already finished: see {folder / 'summary.json'}")
+        summary_file = folder / "summary.json"
+        if step == plan.num_steps and processes.from_primary(summary_file.exists):
+            print(f"already finished: see {summary_file}")
             return state
+        rows = processes.from_primary(lambda: read_rows(folder))
         metrics = Metrics(
             plan,
             trainer.learning_rate,
-            rows=resumed_rows(read_rows(folder), plan, step, config, saved_config),
+            rows=resumed_rows(rows, plan, step, config, saved_config),
             sums=restored.metadata.get("sums") if restored else None,
             step=step,
         )
@@ -107,12 +118,15 @@ def _run(
             )
         print(describe.compiling(trainer), flush=True)
         trainer.compile(state, step)
-        write_config(folder, config)
-        (folder / "summary.json").unlink(missing_ok=True)  # Left by a run with fewer epochs.
-        (folder / "diverged.txt").unlink(missing_ok=True)  # Left by an earlier start.
+        processes.wait_for_all()
+        if processes.is_primary():
+            write_config(folder, config)
+            summary_file.unlink(missing_ok=True)  # Left by a run with fewer epochs.
+            (folder / "diverged.txt").unlink(missing_ok=True)  # Left by an earlier start.
 
         sizes = {"num_steps": plan.num_steps, "batch_size": config.batch_size}
-        with Log(folder, metrics.rows, step=step, **sizes) as log:
+        log = Log if processes.is_primary() else Silent
+        with log(folder, metrics.rows, step=step, **sizes) as log:
             if restored:
                 log.say(
                     f"resuming from the checkpoint of step {step:,} (epoch {plan.epoch(step):g})"
@@ -143,8 +157,8 @@ def _loop(
     step: int,
     *,
     metrics: Metrics,
-    log: Log,
-    checkpoints: Checkpoints,
+    log: Log | Silent,
+    checkpoints: Checkpoints | SharedCheckpoints,
     stop: Stop,
 ) -> tuple[TrainState, int]:
     """Train to the end, or until asked to stop.

@@ -7,6 +7,8 @@ In a clone of the repository, `python main.py` takes the same flags. A config fi
 program and may do whatever you may: run only those that you trust.
 """
 
+from typing import Any
+
 from absl import flags
 
 from resnet_cifar import train
@@ -14,6 +16,7 @@ from resnet_cifar.cli import enable_compile_cache
 from resnet_cifar.config import validate
 from resnet_cifar.config_flags import define_file, define_require, read_config
 from resnet_cifar.devices import require
+from resnet_cifar.processes import connected, find_launch
 from resnet_cifar.stop import Stop
 from resnet_cifar.workdir import run_name
 
@@ -28,15 +31,24 @@ def define_flags(values: flags.FlagValues) -> None:
         "dry_run", False, "Print what the run would be, and stop.", flag_values=values
     )
     define_require(values)
+    text = "HOST:PORT of process 0 of several. Started by srun, they need none of these flags."
+    flags.DEFINE_string("coordinator", "", text, flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "Of the run.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Of this one, from 0.", flag_values=values)
 
 
 def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
     config, recipe = read_config(values, arguments)
     validate(config)
-    require(values["require"].value or "")
-    enable_compile_cache()
+    given: dict[str, Any] = values.flag_values_dict()
+    launch = find_launch(given["coordinator"], given["num_processes"], given["process_id"])
     if values["dry_run"].value:
-        train.dry_run(config)
-    else:
-        workdir = values["workdir"].value or f"runs/{run_name(recipe, config)}"
-        train.train_and_evaluate(config, workdir, stop=stop)
+        launch = None  # It waits for no other process, and shows this one's devices.
+    with connected(launch):
+        require(values["require"].value or "")
+        enable_compile_cache()
+        if values["dry_run"].value:
+            train.dry_run(config)
+        else:
+            workdir = values["workdir"].value or f"runs/{run_name(recipe, config)}"
+            train.train_and_evaluate(config, workdir, stop=stop)

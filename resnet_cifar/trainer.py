@@ -4,6 +4,7 @@ At most two dispatches are in flight, so that the device never waits for the hos
 answered soon. Everything returns plain data: what a call has finished waiting for.
 """
 
+import hashlib
 import math
 import time
 from collections import deque
@@ -16,10 +17,13 @@ import numpy as np
 from resnet_cifar.config import Config
 from resnet_cifar.data import Images
 from resnet_cifar.epochs import eval_indices
+from resnet_cifar.errors import UserError
 from resnet_cifar.metrics import Done
 from resnet_cifar.plan import Plan, load_splits
+from resnet_cifar.processes import SharedStop, from_primary, several
 from resnet_cifar.programs import Programs, random_key, values
 from resnet_cifar.steps import TrainState, array_fields
+from resnet_cifar.stop import Stop
 
 LONGEST_DISPATCH_SECONDS = 5.0  # A signal waits for the two dispatches in flight.
 
@@ -59,7 +63,9 @@ class Trainer:
         """
         if programs and (names := programs.misfits(config)):
             own = ", ".join(f"config.{n}={getattr(programs.config, n)!r}" for n in names)
-            raise UserError(f"the programs were built for {own}: build Programs(config) for this run")
+            raise UserError(
+                f"the programs were built for {own}: build Programs(config) for this run"
+            )
         self.config = config
         self._compiled_before = programs.compile_seconds if programs else 0.0
         self.programs = programs or Programs(config)
@@ -78,7 +84,8 @@ class Trainer:
         last_steps = [self.plan.epoch_end(step) - 1 for step in ends]
         self._rates = dict(zip(last_steps, self.learning_rates(last_steps), strict=True))
         self._orders: dict[int, jax.Array] = {}
-        self._in_flight: deque[tuple[str, int, float, Any]] = deque()
+        self._in_flight: deque[tuple[str, int, float, Any, Any]] = deque()
+        self._stop: SharedStop | None = None
         self._last_end = -math.inf
         self._pace_is_known = False
 
@@ -86,6 +93,24 @@ class Trainer:
     def compile_seconds(self) -> float:
         """Time spent compiling for this run."""
         return self.programs.compile_seconds - self._compiled_before
+
+    def data_digests(self) -> dict[str, str]:
+        """Return the SHA-256 of each split, where several processes are to compare theirs."""
+        if not several():
+            return {}
+        return {
+            f"the data of {split}": hashlib.sha256(
+                b"".join(np.asarray(array).tobytes() for array in images)
+            ).hexdigest()
+            for split, images in self.images.items()
+        }
+
+    def share(self, stop: Stop) -> Stop:
+        """Return a request to stop that all processes see after the same dispatch."""
+        if not several():
+            return stop
+        self._stop = SharedStop(stop)
+        return self._stop
 
     def init_state(self) -> TrainState:
         """Initialize the state at step 0."""
@@ -140,9 +165,9 @@ class Trainer:
         done = self._make_room("train", rows)
         arguments = self._arguments("train", state, rows)
         program, start = self.programs.compiled("train", *arguments), time.perf_counter()
-        fields, metrics = program(*arguments)
+        (fields, metrics), vote = self._call(program, arguments)
         state = state.replace(**fields)
-        self._in_flight.append(("train", step, start, metrics))
+        self._in_flight.append(("train", step, start, metrics, vote))
         # The first dispatch is waited for: it shows how long a dispatch takes.
         done += self._finish(leave=1 if self._pace_is_known else 0)
         return state, done
@@ -152,7 +177,7 @@ class Trainer:
         done = self._make_room(split, rows)
         arguments = self._arguments(split, state, rows)
         program, start = self.programs.compiled(split, *arguments), time.perf_counter()
-        self._in_flight.append((split, step, start, program(*arguments)))
+        self._in_flight.append((split, step, start, *self._call(program, arguments)))
         return done + self._finish(leave=0 if self.programs.devices.one_at_a_time else 1)
 
     def drain(self) -> list[Done]:
@@ -171,11 +196,13 @@ class Trainer:
         """Wait for the oldest dispatches until only so many are in flight."""
         finished = []
         while len(self._in_flight) > leave:
-            split, step, start, metrics = self._in_flight.popleft()
+            split, step, start, metrics, vote = self._in_flight.popleft()
             metrics = jax.tree.map(np.asarray, metrics)
             end = time.perf_counter()
             done = Done(split, step, metrics, end - max(start, self._last_end))
             self._last_end = end
+            if self._stop:
+                self._stop.hear(int(vote))
             if split == "train":
                 self._adapt(done)
             finished.append(done)
@@ -184,7 +211,10 @@ class Trainer:
     def _adapt(self, done: Done) -> None:
         """Halve the dispatches to come if this one was too long for a signal to wait for."""
         self._pace_is_known = True
-        per_step = done.seconds / done.num_steps
+        if self.steps_per_dispatch <= 3:
+            return
+        # Process 0's clock, so that all make the same dispatches.
+        per_step = from_primary(lambda: done.seconds) / done.num_steps
         # Never to a single step: outside of a loop XLA may round it differently.
         while (
             self.steps_per_dispatch > 3
@@ -204,6 +234,12 @@ class Trainer:
         return np.array_split(rows, -(-len(rows) // self.steps_per_dispatch))
 
     def _arguments(self, split: str, state: TrainState, rows: np.ndarray) -> tuple[Any, ...]:
-        indices = self.programs.devices.split_batch(rows)
+        devices = self.programs.devices
         more = (self._augment_key, self._values) if split == "train" else ()
-        return (array_fields(state), self.images[split], indices, *more)
+        votes = (devices.votes(self._stop.vote if self._stop else 0),) if several() else ()
+        indices = devices.split_batch(rows)
+        return (array_fields(state), self.images[split], indices, *more, *votes)
+
+    def _call(self, program: jax.stages.Compiled, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+        """Return what a program returns, and the highest vote, None in a single process."""
+        return program(*arguments) if several() else (program(*arguments), None)

@@ -21,7 +21,7 @@ except ImportError:  # Windows.
     fcntl = None
 
 # A resumed run may change these: they do not change what is trained.
-CHANGEABLE = ("data_dir", "eval_every_epochs", "checkpoint_every_epochs")
+CHANGEABLE = ("data_dir", "eval_every_epochs", "checkpoint_every_epochs", "num_devices")
 
 
 def check_workdir(workdir: str | Path, config: Config) -> Path:

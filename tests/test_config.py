@@ -51,6 +51,7 @@ from resnet_cifar.errors import UserError
         ({"batch_size": -(10**400)}, "batch_size=-1000.* is out of range"),
         ({"train_split": ""}, "train_split='' names no images: use \"train\""),
         ({"seed": -1}, "config.seed=-1 is out of range"),
+        ({"num_devices": -1}, "config.num_devices=-1 is out of range"),
     ],
 )
 def test_invalid_values_are_errors(fields, message):

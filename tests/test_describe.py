@@ -6,6 +6,7 @@ import pytest
 
 from resnet_cifar import describe
 from resnet_cifar.plan import blank_splits
+from resnet_cifar.recipes import make_config
 from resnet_cifar.trainer import Trainer
 
 
@@ -40,6 +41,22 @@ def test_the_header_names_every_split(tiny):
     config = dataclasses.replace(tiny, validation_split="train[130:200]")
     header = "\n".join(describe.header(Trainer(config, load=blank_splits)))
     assert "130 train, 100 test, 70 validation" in header
+
+
+def test_the_header_says_what_is_split(tiny):
+    four = "\n".join(describe.header(Trainer(tiny, load=blank_splits)))
+    assert "split      each batch, 8 images on each of 4 devices" in four
+    one = describe.header(Trainer(dataclasses.replace(tiny, num_devices=1), load=blank_splits))
+    assert "each batch" not in "\n".join(one)
+
+
+def test_the_header_says_what_linear_scaling_would_give():
+    assert not describe.scaling_hint(make_config("card"))
+    (hint,) = describe.scaling_hint(make_config("card", batch_size=4096))
+    assert "card has 1.2 for batches of 1,024" in hint and "learning_rate=4.8" in hint
+    assert not describe.scaling_hint(make_config("card", batch_size=4096, learning_rate=4.8))
+    (hint,) = describe.scaling_hint(make_config("paper", batch_size=256))
+    assert "learning_rate=0.2" in hint
 
 
 def test_the_schedule_is_drawn_from_start_to_end(tiny):

@@ -18,6 +18,20 @@ def test_batches_are_split_and_everything_else_replicated():
     assert [copy.data.shape for copy in copies] == [(5,)] * 4
 
 
+def test_a_batch_that_does_not_divide_names_the_nearest():
+    assert not Devices().batch_problem(32)
+    assert "use 28 or 32, or fewer devices" in Devices().batch_problem(30)
+    assert "use 4, or fewer devices" in Devices().batch_problem(3)
+
+
+def test_num_devices_takes_the_first():
+    assert devices.choose_devices(0) == jax.devices()
+    assert devices.choose_devices(3) == jax.devices()[:3]
+    assert devices.device_name(3).startswith("3 x ")
+    with pytest.raises(UserError, match=r"num_devices=5 can't be had: JAX sees 4, so use 1 to 4"):
+        devices.choose_devices(5)
+
+
 def test_one_cpu_device_keeps_its_queue_and_steps_singly():
     one = Devices(jax.devices()[:1])
     assert not one.one_at_a_time and one.steps_per_dispatch(48) == 1

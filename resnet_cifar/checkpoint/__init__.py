@@ -2,5 +2,6 @@
 
 from resnet_cifar.checkpoint.format import Checkpoint, read
 from resnet_cifar.checkpoint.manager import Checkpoints, Restored
+from resnet_cifar.checkpoint.shared import SharedCheckpoints
 
-__all__ = ["Checkpoint", "Checkpoints", "Restored", "read"]
+__all__ = ["Checkpoint", "Checkpoints", "Restored", "SharedCheckpoints", "read"]

@@ -49,7 +49,10 @@ class Checkpoints:
             # Orbax's background saves report a failure late and block for longer than our copy.
             # Its way of keeping the best one needs a metrics file that no digest covers.
             options=ocp.CheckpointManagerOptions(
-                cleanup_tmp_directories=True, enable_async_checkpointing=False
+                create=False,
+                cleanup_tmp_directories=True,
+                enable_async_checkpointing=False,
+                multiprocessing_options=alone(),
             ),
         )
         self._writer = ThreadPoolExecutor(1)
@@ -201,3 +204,12 @@ class Checkpoints:
         aside = tempfile.mkdtemp(prefix=f"{step}-", dir=folder)
         shutil.move(self._folder / str(step), aside)
         return aside
+
+
+def alone() -> ocp.options.MultiprocessingOptions:
+    """Keep orbax from waiting for other processes: only the first one saves."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix="resnet_cifar"
+    )

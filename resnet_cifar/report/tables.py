@@ -31,7 +31,7 @@ NETWORKS = [f"ResNet{depth}" for depth in CARD_DEPTHS]
 PLANNED = ("card", "strong", "fast")  # The recipes that the sweep trains by default.
 HIDDEN_FIELDS = (
     "depth", "dataset", "data_dir", "seed", "width", "init_from", "eval_every_epochs",
-    "checkpoint_every_epochs",
+    "checkpoint_every_epochs", "num_devices",
 )  # fmt: skip
 NO_RUN = "-"
 
