@@ -2,6 +2,7 @@
 
   resnet_cifar sweep
   resnet_cifar sweep --recipes=card --datasets=cifar10 --depths=20,56 --seeds=0,1,2
+  resnet_cifar sweep --gpus=all
   resnet_cifar sweep --shard=2/8
   resnet_cifar sweep --config=configs/resnet20.py --config.learning_rate=0.6,1.2 --seeds=0,1,2
 
@@ -26,7 +27,7 @@ from absl import flags
 from resnet_cifar.cli import enable_compile_cache, explain
 from resnet_cifar.config import Config, validate
 from resnet_cifar.config_flags import define_file, define_require, read_config
-from resnet_cifar.devices import require
+from resnet_cifar.devices import number_of_gpus, require
 from resnet_cifar.errors import UserError
 from resnet_cifar.grid import (
     DATASETS,
@@ -49,8 +50,48 @@ from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.streams import BrokenPipeSafe
 from resnet_cifar.train import train_and_evaluate
 from resnet_cifar.workdir import absolute, check_resumable, check_writable, saved_config
+from resnet_cifar.workers import advice, gpu_ids, run_workers, share
 
 HIDDEN = tuple(FLAGS)
+
+
+def chosen(jobs: list[Job], indices: list[int]) -> list[Job]:
+    """Return the runs with these positions in the list, from 0; all without positions."""
+    if beyond := [index for index in indices if index >= len(jobs)]:
+        raise UserError(f"--runs={beyond[0]} is not in the list of {len(jobs)} runs, from 0")
+    return [jobs[index] for index in indices] if indices else jobs
+
+
+def sweep_by_gpu(
+    jobs: list[Job],
+    gpus: list[str],
+    argv: list[str],
+    stop: Stop,
+    run: Callable[[dict[str, list[str]], Stop], None] = run_workers,
+) -> None:
+    """Train what is not finished, with a process for each GPU and its share of the runs.
+
+    Args:
+      jobs: the runs.
+      gpus: as CUDA_VISIBLE_DEVICES names them.
+      argv: the flags of the sweep, which the processes get.
+      stop: polled; the runs in progress save first.
+      run: runs the commands of the processes.
+    """
+    check(jobs)
+    left = [index for index, job in enumerate(jobs) if not result(job)]
+    print(status(jobs))
+    if text := advice(len(left), len(gpus), by_gpu=True):
+        print(text)
+    commands = {}
+    shares = share(left, len(gpus), lambda index: cost(jobs[index].config))
+    for gpu, own in zip(gpus, shares, strict=True):
+        if own:
+            names = ", ".join(jobs[index].folder.name for index in own)
+            print(f"GPU {gpu}: {len(own)} run{'s' * (len(own) != 1)}, {names}", flush=True)
+            only = f"--runs={','.join(map(str, own))}"
+            commands[gpu] = ["-m", "resnet_cifar", "sweep", *argv, "--gpus=", only]
+    run(commands, stop)
 
 
 def result(job: Job) -> dict[str, Any]:
@@ -96,6 +137,8 @@ def sweep(
     left = [job for job in jobs if not result(job)]
     # Runs that diverged would diverge again: they come last.
     left.sort(key=lambda job: (job.folder / "diverged.txt").exists())
+    if text := advice(len(left), number_of_gpus(), by_gpu=False):
+        print(text, flush=True)
     for config in {job.config.dataset: job.config for job in left}.values():
         load_splits(config, make_plan(config))  # Fail early if data is missing.
     for folder in {job.folder.parent for job in left}:
@@ -222,6 +265,10 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("shard", "1/1", text, flag_values=values)
     text = "Print what is finished and what is left, and stop."
     flags.DEFINE_bool("dry_run", False, text, flag_values=values)
+    text = "GPUs of this machine, like 0,1 or all: each gets a process and runs of its own."
+    flags.DEFINE_string("gpus", "", text, flag_values=values)
+    text = "Only these runs, by their positions in the list, from 0: --gpus sets it."
+    flags.DEFINE_list("runs", [], text, flag_values=values)
     define_require(values)
 
 
@@ -255,6 +302,11 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
         make=make,
     )
     jobs = take_shard(jobs, given["shard"])
+    jobs = chosen(jobs, numbers("runs", given["runs"]) if given["runs"] else [])
+    if given["gpus"] and not given["dry_run"]:
+        own = [*values.flags_into_string().split("\n"), *arguments]
+        sweep_by_gpu(jobs, gpu_ids(given["gpus"]), [flag for flag in own if flag], stop)
+        return
     require(given["require"])
     enable_compile_cache()
     if given["dry_run"]:

@@ -1,5 +1,6 @@
 """A sweep trains every run once, in order of value, and resumes where it stopped."""
 
+import ast
 import dataclasses
 import gc
 import json
@@ -25,7 +26,7 @@ from resnet_cifar.log import read_rows
 from resnet_cifar.programs import Programs
 from resnet_cifar.recipes import make_config
 from resnet_cifar.stop import Stopped
-from resnet_cifar.sweep import each_once, numbers, result, sweep, time_left
+from resnet_cifar.sweep import chosen, each_once, numbers, result, sweep, time_left
 from resnet_cifar.train import train_and_evaluate
 from resnet_cifar.workdir import lock
 
@@ -284,3 +285,32 @@ def test_a_signal_before_the_first_step_ends_the_command(tmp_path):
         143,
         "stopped by SIGTERM: there was nothing to save\n",
     ) and not out
+
+
+def test_gpu_workers_get_all_runs_and_the_parent_no_gpu():
+    """In a process of its own, where no test has started JAX's devices."""
+    code = """
+from jax._src import xla_bridge
+from resnet_cifar.grid import make_jobs
+from resnet_cifar.sweep import sweep_by_gpu
+
+jobs = make_jobs("/nowhere", recipes=["card"], datasets=["cifar10"], depths=[20, 56], seeds=[0, 1])
+sweep_by_gpu(jobs, ["0", "5", "7"], ["--seeds=0,1"], None, lambda commands, stop: print(commands))
+assert not xla_bridge.backends_are_initialized()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, capture_output=True, text=True, check=False, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *_, plan = done.stdout.splitlines()
+    own = {gpu: command[-1] for gpu, command in ast.literal_eval(plan).items()}
+    assert own == {"0": "--runs=2", "5": "--runs=3", "7": "--runs=0,1"}
+    assert "GPU 7: 2 runs, resnet20-cifar10-seed0, resnet20-cifar10-seed1\n" in done.stdout
+
+
+def test_runs_are_chosen_by_position(tiny):
+    jobs = make(tiny, Path("runs"))
+    assert chosen(jobs, []) == jobs and chosen(jobs, [1]) == jobs[1:]
+    with pytest.raises(UserError, match="--runs=2 is not in the list of 2 runs, from 0"):
+        chosen(jobs, [2])
