@@ -90,13 +90,16 @@ def _run(
     metadata = checkpoint_metadata(config, str(trainer.programs.dtype))
     manager = SharedCheckpoints if processes.several() else Checkpoints
     with manager(folder, metadata) as checkpoints:
-        restored = checkpoints.restore(jax.eval_shape(trainer.init_state))
+        like = jax.eval_shape(trainer.init_state)
+        restored = checkpoints.restore(like)
         if restored:
             check_same_images(restored.metadata, metadata)
         record = restored.metadata.get("init_from") if restored else start and start.record
         if record:
             metadata["init_from"] = record
-        state = restored.state if restored else initial_state(trainer, start)
+        state = restored.state if restored else like
+        if processes.is_primary() and not restored:
+            state = initial_state(trainer, start)
         state = trainer.programs.devices.from_primary(state)
         step = int(state.step)
         summary_file = folder / "summary.json"

@@ -1,19 +1,24 @@
 """Several processes: how they are found, what they agree on, and a run of two over the loopback."""
 
-import os
+import dataclasses
+import re
 import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from faults import small
+from process_group import Group
 
 from resnet_cifar import processes
 from resnet_cifar.checkpoint import read
+from resnet_cifar.checkpoint.format import by_path
+from resnet_cifar.devices import Devices
 from resnet_cifar.errors import UserError
-from resnet_cifar.log import read_rows
 from resnet_cifar.processes import (
     Launch,
     SharedStop,
@@ -22,7 +27,9 @@ from resnet_cifar.processes import (
     find_launch,
     last_words,
 )
+from resnet_cifar.programs import Programs
 from resnet_cifar.stop import Stop
+from resnet_cifar.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 SLURM = {
@@ -119,32 +126,30 @@ def test_last_words_are_said_only_by_the_dead():
         pass
 
 
-def test_two_processes_train_like_one(programs, tmp_path):
-    """Process 0 alone writes and prints."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "main.py", "--config=configs/quickstart.py", "--config.width=4",
-        "--config.batch_size=32", "--config.train_split=train[:64]", "--config.num_epochs=2",
-        "--config.decay_epochs=()", "--config.learning_rate=0.01", "--config.validation_split=",
-    ]  # fmt: skip
+def test_two_processes_train_and_stop_like_one(tiny, programs, tmp_path):
+    """A SIGTERM to either saves in both after the same step; process 0 alone writes and prints."""
+    config = dataclasses.replace(tiny, num_epochs=40, learning_rate=0.01)
+    flags = [
+        f"--config.{name}={value}"
+        for name, value in dataclasses.asdict(config).items()
+        if value != getattr(small.get_config(), name)
+    ]
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # To compile, which takes most of the time.
+    group = Group(tmp_path / "run", 2, *flags, **quick)
+    group.wait_for(r"^epoch 2 ")
+    group.send(1, signal.SIGTERM)
+    assert group.wait() == [143, 143], group.text()
+    steps = {int(step) for step in re.findall(r"saved at step (\d+)", group.text())}
+    assert len(steps) == 1 and "in 2 processes" in group.text()
+    assert len(group.lines(1)) == 2, group.text()  # The signal, and the step.
 
-    def start(workdir, *flags):
-        return subprocess.Popen(
-            [*command, f"--workdir={tmp_path / workdir}", *flags],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""},
-        )  # fmt: skip
-
-    place = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
-    started = [start(f"two{i}", *place, f"--process_id={i}") for i in (0, 1)] + [start("one")]
-    outputs = [process.communicate(timeout=300) for process in started]
-    assert [process.returncode for process in started] == [0, 0, 0], outputs
-    assert "in 2 processes" in outputs[0][0] and "Traceback" not in outputs[0][1]
-    assert not outputs[1][0] and not (tmp_path / "two1").exists()
-    one, two = (read(tmp_path / name / "checkpoints" / "4").arrays for name in ("one", "two0"))
-    for name in one:
-        np.testing.assert_allclose(one[name], two[name], atol=1e-5)
-    steps = [[row["step"] for row in read_rows(tmp_path / name)] for name in ("one", "two0")]
-    assert steps[0] == steps[1]
+    (last,) = steps
+    trainer = Trainer(config, programs=Programs(config, Devices(jax.devices()[:1])))
+    state, step = trainer.programs.devices.replicate(trainer.init_state()), 0
+    while step < last:
+        for rows in trainer.epoch_batches(step)[: last - step]:
+            state, _ = trainer.train(state, step, rows)
+            step += len(rows)
+    saved = read(tmp_path / "run" / "checkpoints" / str(last))
+    for name, array in by_path({"params": state.params, "batch_stats": state.batch_stats}).items():
+        np.testing.assert_allclose(saved.arrays[name], array, atol=1e-4)
