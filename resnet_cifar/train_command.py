@@ -16,7 +16,8 @@ from resnet_cifar.cli import enable_compile_cache
 from resnet_cifar.config import validate
 from resnet_cifar.config_flags import define_file, define_require, read_config
 from resnet_cifar.devices import require
-from resnet_cifar.processes import connected, find_launch
+from resnet_cifar.launch import find_launch
+from resnet_cifar.processes import connected
 from resnet_cifar.stop import Stop
 from resnet_cifar.workdir import run_name
 
@@ -31,10 +32,10 @@ def define_flags(values: flags.FlagValues) -> None:
         "dry_run", False, "Print what the run would be, and stop.", flag_values=values
     )
     define_require(values)
-    text = "HOST:PORT of process 0 of several. Started by srun, they need none of these flags."
+    text = "HOST:PORT of process 0, for a run in several processes; srun makes it unnecessary."
     flags.DEFINE_string("coordinator", "", text, flag_values=values)
-    flags.DEFINE_integer("num_processes", None, "Of the run.", flag_values=values)
-    flags.DEFINE_integer("process_id", None, "Of this one, from 0.", flag_values=values)
+    flags.DEFINE_integer("num_processes", None, "Number of processes.", flag_values=values)
+    flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", flag_values=values)
 
 
 def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
@@ -42,9 +43,8 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
     validate(config)
     given: dict[str, Any] = values.flag_values_dict()
     launch = find_launch(given["coordinator"], given["num_processes"], given["process_id"])
-    if values["dry_run"].value:
-        launch = None  # It waits for no other process, and shows this one's devices.
-    with connected(launch):
+    # A dry run waits for no other process, and shows this one's devices.
+    with connected(None if values["dry_run"].value else launch):
         require(values["require"].value or "")
         enable_compile_cache()
         if values["dry_run"].value:

@@ -1,14 +1,16 @@
 """The network, optimizer and schedule are those of the config, and seeds share their programs."""
 
 import dataclasses
+import re
 
 import jax
 import numpy as np
 import pytest
 
+from resnet_cifar.devices import Devices
 from resnet_cifar.errors import UserError
 from resnet_cifar.plan import blank_splits
-from resnet_cifar.programs import Programs, random_key
+from resnet_cifar.programs import Programs, random_key, voting
 from resnet_cifar.trainer import Trainer
 
 
@@ -67,3 +69,14 @@ def test_without_jit_there_is_a_sentence(tiny):
 def test_keys_do_not_depend_on_the_default_generator():
     with jax.default_prng_impl("rbg"):
         assert jax.random.key_impl(random_key(0)) == "threefry2x32"
+
+
+def test_a_vote_costs_one_all_reduce_of_four_bytes():
+    devices = Devices()
+    votes = jax.device_put(np.array([0, 15, 0, 2], np.int32), devices.by_device)
+    program = jax.jit(voting(lambda x: x + 1), out_shardings=devices.replicated)
+    compiled = program.lower(np.float32(1), votes).compile()
+    assert [int(value) for value in compiled(np.float32(1), votes)] == [2, 15]
+    reduced = re.findall(r"= (\S+?)(?:{.*})? all-reduce\(", compiled.as_text() or "")
+    assert reduced == ["s32[]"]
+    assert "all-gather" not in (compiled.as_text() or "")
