@@ -83,7 +83,7 @@ def test_processes_compute_what_one_does(number, start, reference, tmp_path, tal
     """Each save has compared the bits of all processes."""
     start(number).finish()
     largest = largest_difference(tmp_path / "run", reference)
-    tally(f"{number} processes instead of 2", largest < 1e-2, largest_difference=largest)
+    tally(f"{number} instead of 2 processes", largest < 1e-2, largest_difference=largest)
     assert largest < 1e-2
 
 
