@@ -146,13 +146,13 @@ def test_a_resumed_run_needs_no_weights_and_is_the_same(config, finished, progra
     assert records[0] == {**records[1], "path": str(moved)}
 
 
-def test_a_run_on_other_images_is_not_resumed(config, programs, tmp_path):
-    """The programs are those of the synthetic images, which have the same shapes."""
+def test_a_run_on_other_images_is_not_resumed(config, tmp_path):
     path = tmp_path / "own.npz"
     images, labels = synthetic.make_images(10, "train", 0)
     arrays = {"x_train": images, "y_train": labels, "x_test": images[::-1], "y_test": labels[::-1]}
     np.savez(path, **arrays)
     own = dataclasses.replace(config, dataset=str(path))
+    programs = Programs(own)
     with pytest.raises(Stopped):
         train_and_evaluate(own, tmp_path / "run", stop=StopAfter(2), programs=programs)
     np.savez(path, **{**arrays, "x_test": images})
