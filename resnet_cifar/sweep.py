@@ -304,8 +304,7 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
     jobs = take_shard(jobs, given["shard"])
     jobs = chosen(jobs, numbers("runs", given["runs"]) if given["runs"] else [])
     if given["gpus"] and not given["dry_run"]:
-        own = [*values.flags_into_string().split("\n"), *arguments]
-        sweep_by_gpu(jobs, gpu_ids(given["gpus"]), [flag for flag in own if flag], stop)
+        sweep_by_gpu(jobs, gpu_ids(given["gpus"]), [*typed(values), *arguments], stop)
         return
     require(given["require"])
     enable_compile_cache()
@@ -314,6 +313,11 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
         print(status(jobs))
     else:
         sweep(jobs, stop=stop)
+
+
+def typed(values: flags.FlagValues) -> list[str]:
+    """Return the flags that were given; the defaults of some exclude others."""
+    return [values[name].serialize() for name in values if values[name].present]
 
 
 def from_base(base: Config, recipe: str, **fields: Any) -> Config:

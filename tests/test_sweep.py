@@ -14,11 +14,13 @@ from pathlib import Path
 
 import jax
 import pytest
+from absl import flags
 from helpers import StopAfter
 from synthetic_runs import make_workdir
 
 from resnet_cifar import __main__
 from resnet_cifar import sweep as sweep_module
+from resnet_cifar.cli import parse
 from resnet_cifar.config import Config
 from resnet_cifar.errors import Diverged, UserError
 from resnet_cifar.grid import Job
@@ -26,7 +28,7 @@ from resnet_cifar.log import read_rows
 from resnet_cifar.programs import Programs
 from resnet_cifar.recipes import make_config
 from resnet_cifar.stop import Stopped
-from resnet_cifar.sweep import chosen, each_once, numbers, result, sweep, time_left
+from resnet_cifar.sweep import chosen, each_once, numbers, result, sweep, time_left, typed
 from resnet_cifar.train import train_and_evaluate
 from resnet_cifar.workdir import lock
 
@@ -307,6 +309,14 @@ assert not xla_bridge.backends_are_initialized()
     own = {gpu: command[-1] for gpu, command in ast.literal_eval(plan).items()}
     assert own == {"0": "--runs=2", "5": "--runs=3", "7": "--runs=0,1"}
     assert "GPU 7: 2 runs, resnet20-cifar10-seed0, resnet20-cifar10-seed1\n" in done.stdout
+
+
+def test_gpu_workers_get_the_flags_that_were_given():
+    values = flags.FlagValues()
+    sweep_module.define_flags(values)
+    given = ["--config=a b.py", "--seeds=0,1", "--nodry_run"]
+    assert not parse(values, ["sweep", *given])
+    assert sorted(typed(values)) == sorted(given)
 
 
 def test_runs_are_chosen_by_position(tiny):
