@@ -1,6 +1,5 @@
 """Tables of the documents from synthetic runs."""
 
-import pytest
 from synthetic_runs import make_diverged, make_run
 
 from resnet_cifar.report.tables import (
@@ -9,7 +8,6 @@ from resnet_cifar.report.tables import (
     family_table,
     gain_cell,
     origin,
-    parameter_count,
     peers_table,
     recipes_table,
     variants_table,
@@ -19,14 +17,6 @@ from resnet_cifar.report.variants import group_by_variant
 
 def loader(**files):
     return lambda name: files.get(name, [])
-
-
-@pytest.mark.parametrize(
-    ("depth", "count"),
-    [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962)],
-)
-def test_parameters_are_those_of_the_paper(depth, count):
-    assert parameter_count(depth) == count
 
 
 def test_an_accuracy_counts_its_runs_and_divergences():

@@ -4,11 +4,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import Any
-
-import jax
-import jax.numpy as jnp
 
 from resnet_cifar.config import Config
 from resnet_cifar.models import ResNet
@@ -24,6 +20,7 @@ from resnet_cifar.report.ranking import (
 from resnet_cifar.report.runs import CARD_DEPTHS, DATASET_TITLES, completed, networks, select
 from resnet_cifar.report.statistics import PairedDifference, paired_difference, spread
 from resnet_cifar.report.variants import Run, format_value, label_variants
+from resnet_cifar.variables import num_parameters
 
 Load = Callable[[str], list[Run]]  # Returns the runs of results/NAME.json.
 
@@ -49,7 +46,8 @@ def family_table(load: Load, recipes: Iterable[str], up: str) -> list[str]:
       recipes: Those whose runs are shown.
       up: The way from the page to the top of the repository, such as `../`.
     """
-    rows = [["parameters, 10 classes", *(f"{parameter_count(depth):,}" for depth in CARD_DEPTHS)]]
+    sizes = [f"{num_parameters(ResNet(depth)):,}" for depth in CARD_DEPTHS]
+    rows = [["parameters, 10 classes", *sizes]]
     rows += [
         [f"{title} accuracy (%), `{recipe}`", *accuracy_cells(load(recipe), dataset)]
         for dataset, title in DATASET_TITLES.items()
@@ -102,23 +100,6 @@ def time_cell(runs: list[Run]) -> str:
     rate = statistics.mean(run["images_per_second"] for run in runs)
     per_epoch = seconds / runs[0]["config"]["num_epochs"]
     return f"{seconds:,.1f} s; {rate:,.0f} images/s; {per_epoch:.2f} s per epoch"
-
-
-def parameter_count(depth: int) -> int:
-    """Return the number of trained parameters for ten classes.
-
-    Six more layers are one more block in each stage, always of the same size:
-    `count(8) + (depth - 8) / 6 * (count(14) - count(8))`, which spares tracing deep networks.
-    """
-    return traced_count(8) + (depth - 8) // 6 * (traced_count(14) - traced_count(8))
-
-
-@cache
-def traced_count(depth: int) -> int:
-    def init():  # Traced only: an accelerator may be busy with training.
-        return ResNet(depth).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
-
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init)["params"]))
 
 
 def missing_accuracies(load: Load, recipes: Iterable[str]) -> list[str]:
