@@ -16,6 +16,7 @@ import numpy as np
 from resnet_cifar.config import Config
 from resnet_cifar.data import Images
 from resnet_cifar.epochs import eval_indices
+from resnet_cifar.errors import UserError
 from resnet_cifar.metrics import Done
 from resnet_cifar.plan import Plan, load_splits
 from resnet_cifar.programs import Programs, random_key, values
