@@ -100,7 +100,7 @@ def sweep(
         load_splits(config, make_plan(config))  # Fail early if data is missing.
     for folder in {job.folder.parent for job in left}:
         check_writable(folder)
-    programs: list[Programs] = []  # Of the latest run.
+    programs = None  # Of the latest run.
     failed = []
     for number, job in enumerate(left, 1):
         if stop.signal:
@@ -108,8 +108,7 @@ def sweep(
         name = job.folder.name
         print(f"{name}: run {number} of {len(left)}, log in {job.folder / 'log.txt'}", flush=True)
         try:
-            shared = train_logged(job, programs, stop=stop, train=train, compiled=compiled)
-            programs = [shared]
+            programs = train_logged(job, programs, stop=stop, train=train, compiled=compiled)
         except Exception as error:
             if not (reason := explain(error)):
                 raise
@@ -127,13 +126,13 @@ def sweep(
 
 def train_logged(
     job: Job,
-    programs: list[Programs],
+    programs: Programs | None,
     *,
     stop: Stop,
     train: Callable[..., Any],
     compiled: Callable[[Config], Programs],
 ) -> Programs:
-    """Train one run, with its output in its log; return its programs, for the next seed."""
+    """Train one run with its output in its log; return its programs, for the next seed."""
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         log = (job.folder / "log.txt").open("a", errors="backslashreplace")
@@ -141,13 +140,13 @@ def train_logged(
         raise UserError(f"the workdir {job.folder} can't be written: {error}") from error
     with log, contextlib.redirect_stdout(BrokenPipeSafe(log)):
         try:
-            shared = next((own for own in programs if not own.misfits(job.config)), None)
-            shared = shared or compiled(job.config)
-            train(job.config, job.folder, stop=stop, programs=shared)
+            if programs is None or programs.misfits(job.config):
+                programs = compiled(job.config)
+            train(job.config, job.folder, stop=stop, programs=programs)
         except Exception as error:
             print(f"{type(error).__name__}: {error}")
             raise
-    return shared
+    return programs
 
 
 def score(job: Job) -> str:
