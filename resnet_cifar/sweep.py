@@ -100,7 +100,7 @@ def sweep(
         load_splits(config, make_plan(config))  # Fail early if data is missing.
     for folder in {job.folder.parent for job in left}:
         check_writable(folder)
-    programs = None  # Of the latest run.
+    programs = None  # Those of the latest run.
     failed = []
     for number, job in enumerate(left, 1):
         if stop.signal:
@@ -155,12 +155,12 @@ def score(job: Job) -> str:
 
 
 def status(jobs: list[Job]) -> str:
-    """Return a table of the finished runs of each network and setting, and how much is left."""
+    """Return a table of the finished runs of each network and combination, and how much is left."""
     depths = sorted({job.config.depth for job in jobs})
-    shared = {n: v for n, v in jobs[0].setting.items() if all(j.setting[n] == v for j in jobs)}
+    shared = {n: v for n, v in jobs[0].overrides.items() if all(j.overrides[n] == v for j in jobs)}
     rows: dict[str, list[Job]] = {}
     for job in jobs:
-        varying = {name: value for name, value in job.setting.items() if name not in shared}
+        varying = {name: value for name, value in job.overrides.items() if name not in shared}
         label = f"{job.recipe:<7} {job.config.dataset:<11} {with_fields('', varying)}".rstrip()
         rows.setdefault(label, []).append(job)
     width = max(20, *(len(label) + 1 for label in rows))

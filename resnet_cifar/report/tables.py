@@ -42,9 +42,9 @@ def family_table(load: Load, recipes: Iterable[str], up: str) -> list[str]:
     """Return parameters, accuracy and training time of every network.
 
     Args:
-      load: Returns the runs of a file of results.
-      recipes: Those whose runs are shown.
-      up: The way from the page to the top of the repository, such as `../`.
+      load: returns the runs of a file of results.
+      recipes: those whose runs are shown.
+      up: the path from the page to the top of the repository, such as `../`.
     """
     sizes = [f"{num_parameters(ResNet(depth)):,}" for depth in CARD_DEPTHS]
     rows = [["parameters, 10 classes", *sizes]]
@@ -211,11 +211,11 @@ def variants_table(groups: dict[str, list[Run]]) -> list[str]:
     lines = [*wrap(f"All runs: {shared}."), ""] if shared else []
     heading = ["variant", "data", "network", *["validation accuracy (%)"] * validated]
     lines += markdown_table([*heading, "test accuracy (%), seeds", "seconds of training"], rows)
-    return [*lines, *best_settings(groups, short), *gains_table(groups, short)]
+    return [*lines, *best_variants(groups, short), *gains_table(groups, short)]
 
 
-def best_settings(groups: dict[str, list[Run]], short: dict[str, str]) -> list[str]:
-    """Name the best setting of each network by its validation split, or say that there is none."""
+def best_variants(groups: dict[str, list[Run]], short: dict[str, str]) -> list[str]:
+    """Name the best variant of each network by its validation split, or say that there is none."""
     if len(groups) < 2:
         return []
     lines = []
