@@ -47,7 +47,7 @@ from resnet_cifar.workdir import absolute, write_atomically
 
 HIDDEN = None
 PLATFORMS = ("cpu", "cuda", "tpu")
-TOLERANCE = 1e-4  # Of probabilities: XLA may round another program differently.
+TOLERANCE = 1e-4  # Largest difference of a probability: XLA may round another program differently.
 NUM_IMAGES = 64
 
 Probabilities = Callable[[np.ndarray], np.ndarray]

@@ -56,7 +56,7 @@ def test_rows_with_runs_are_shown_and_the_rest_named():
 def test_times_have_a_row_for_each_device():
     runs = [make_run("fast"), make_run("fast", seed=1) | {"device": "Another GPU"}]
     lines = family_table(loader(fast=runs), ["fast"], "")
-    cell = "60.0 s; 131,072 images/s; 1.50 s per epoch"  # Of 40 epochs.
+    cell = "60.0 s; 131,072 images/s; 1.50 s per epoch"  # The run has 40 epochs.
     for device in ("Some GPU", "Another GPU"):
         assert f"| training on {device}, `fast` | - | - | - | {cell} | - |" in lines
 

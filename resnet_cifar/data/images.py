@@ -22,9 +22,9 @@ class Dataset(NamedTuple):
 
     num_classes: int
     sizes: dict[str, int]  # Number of images in "train" and "test".
-    mean: RGB  # Of the train pixels in [0, 1], by channel.
-    std: RGB
-    sha256: str = ""  # Of one's own images. The others are known by name.
+    mean: RGB  # Mean of the train pixels in [0, 1], by channel.
+    std: RGB  # Their standard deviation.
+    sha256: str = ""  # Digest of one's own images. The others are known by name.
 
 
 GREY = (0.481, 0.481, 0.481), (0.257, 0.257, 0.257)
