@@ -26,10 +26,8 @@ Load = Callable[[str], list[Run]]  # Returns the runs of results/NAME.json.
 
 NETWORKS = [f"ResNet{depth}" for depth in CARD_DEPTHS]
 PLANNED = ("card", "strong", "fast")  # The recipes that the sweep trains by default.
-HIDDEN_FIELDS = (
-    "depth", "dataset", "data_dir", "seed", "width", "init_from", "eval_every_epochs",
-    "checkpoint_every_epochs",
-)  # fmt: skip
+# Shown for every recipe; other fields only if one of the recipes changes them.
+ALWAYS_SHOWN = ("shortcut", "warmup", "decay_factor", "momentum")
 NO_RUN = "-"
 
 
@@ -182,11 +180,16 @@ def peer_row(peer: dict[str, Any]) -> list[str]:
 
 
 def recipes_table() -> list[str]:
-    """Return the hyperparameters of every recipe."""
+    """Return the hyperparameters of every recipe, without those that all leave at the default."""
     configs = [dataclasses.asdict(make_config(recipe)) for recipe in RECIPES]
-    names = [field.name for field in dataclasses.fields(Config) if field.name not in HIDDEN_FIELDS]
+    names = [
+        name
+        for name, default in dataclasses.asdict(Config()).items()
+        if name in ALWAYS_SHOWN or any(config[name] != default for config in configs)
+    ]
     rows = [[f"`{name}`", *(format_value(config[name]) for config in configs)] for name in names]
     lines = [*markdown_table(["field", *(f"`{recipe}`" for recipe in RECIPES)], rows), ""]
+    lines.append("All other fields have their defaults.")
     for (recipe, depth), fields in DEPTH_OVERRIDES.items():
         values = ", ".join(f"`{name}={value}`" for name, value in fields.items())
         lines.append(f"ResNet{depth} by `{recipe}` has {values}.")
