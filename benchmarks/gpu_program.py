@@ -63,7 +63,7 @@ DEPTHS = flags.DEFINE_list("depths", ["20", "56", "110"], "Depths of the network
 DEVICES = flags.DEFINE_list("gpus", list(GPUS), "GPUs to compile for.")
 ONLY = flags.DEFINE_list("only", list(PROGRAMS), "Programs to compile.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 1024, "Images a step.")
-DTYPE = flags.DEFINE_string("dtype", "bfloat16", "Of activations: bfloat16 or float32.")
+DTYPE = flags.DEFINE_string("dtype", "bfloat16", "dtype of the activations: bfloat16 or float32.")
 OUTPUT = flags.DEFINE_string("output", "", "JSON file to write; none by default.")
 
 

@@ -21,8 +21,8 @@ FILES = {
     ),
 }
 CONDITIONS = {
-    "with huge pages, as above": "throughput_cpu_hugepages",
-    "without": "throughput_cpu",
+    "as above: batch 128, huge pages, Python 3.11": "throughput_cpu_hugepages",
+    "without huge pages": "throughput_cpu",
     "batch 1,024": "throughput_cpu_1024",
     "Python 3.12": "throughput_cpu_python312",
 }
@@ -178,7 +178,7 @@ def origin(names: list[str]) -> list[str]:
     first = next(iter(present.values()))
     files = ", ".join(f"[{name}.json](../results/{name}.json)" for name in present)
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return [f"{first['device']}, {packages}, {first['date']}: {files}."]
+    return wrap(f"{first['device']}, {packages}, {first['date']}: {files}.")
 
 
 def load(name: str) -> dict:

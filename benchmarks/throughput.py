@@ -42,7 +42,7 @@ from resnet_cifar.trainer import Trainer
 
 DEPTHS = flags.DEFINE_list("depths", ["20"], "Depths of the networks.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images a step.")
-DTYPE = flags.DEFINE_string("dtype", "auto", "Of activations: auto, float32 or bfloat16.")
+DTYPE = flags.DEFINE_string("dtype", "auto", "dtype of the activations: auto, float32 or bfloat16.")
 STEPS = flags.DEFINE_integer("steps", 30, "Steps timed at once: those of an epoch.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "How often each is timed.")
 ONLY = flags.DEFINE_list("only", ["plain", "bare", "epoch", "whole"], "What to time.")
@@ -53,9 +53,8 @@ def main(argv: list[str]) -> None:
     """Time what the flags say; print a table and write a file, after every depth."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    with (
-        tempfile.TemporaryDirectory() as programs
-    ):  # An empty one, so that times to compile are what they say.
+    # An empty cache, so that times to compile are what they say.
+    with tempfile.TemporaryDirectory() as programs:
         jax.config.update("jax_compilation_cache_dir", programs)
         measure_all()
 

@@ -4,7 +4,7 @@
   resnet_cifar compare runs/with_mixup runs/without --output=comparison.png
 
 Each PATH is the folder of a run, or a folder with folders of runs; unfinished ones are left out.
-Prints the settings that differ, the accuracies, and the difference over pairs of equal seeds with
+Prints the fields that differ, the accuracies, and the difference over pairs of equal seeds with
 its 95 % interval (Student's t). With --output, draws the test accuracy over epochs. For two single
 runs, `resnet_cifar evaluate` compares their answers image by image.
 """
@@ -18,7 +18,7 @@ from absl import flags
 from resnet_cifar.cli import operands
 from resnet_cifar.errors import UserError
 from resnet_cifar.report.publish import draw_learning
-from resnet_cifar.report.run_groups import comparison, read_groups
+from resnet_cifar.report.run_comparisons import comparison, read_groups
 from resnet_cifar.stop import Stop
 
 HIDDEN = None

@@ -22,11 +22,9 @@ class Config:
     # Model.
     depth: int = 56  # 6n + 2 layers (He et al. 2015, section 4.2).
     width: int = 16  # Filters of the first stage. The next stages have 2x and 4x as many.
-    shortcut: str = (
-        "A"  # "A": zero-padded identity (paper, card). "B": 1x1 convolution + BatchNorm.
-    )
+    shortcut: str = "A"  # "A": zero-padded identity (paper, card). "B": 1x1 conv + BatchNorm.
     bn_scale_init: str = "uniform"  # "uniform": U[0, 1), as in the card's run. "ones": standard.
-    dtype: str = "auto"  # Of activations. "auto": bfloat16 on accelerators, float32 on a CPU.
+    dtype: str = "auto"  # Activations: "auto" is bfloat16 on accelerators, float32 on a CPU.
     init_from: str = ""  # Trained weights to finetune: a workdir, a checkpoint, a safetensors file.
 
     # Data. Splits are TFDS strings. Slices count in the order of the original archive.
@@ -59,7 +57,7 @@ class Config:
     label_noise: float = 0.0  # Share of training labels with another class, chosen by the seed.
 
     # Run.
-    seed: int = 0  # Of the parameters, the order, the augmentation and the synthetic images.
+    seed: int = 0  # Seeds the parameters, the order, the augmentation and the synthetic images.
     eval_every_epochs: int = 1  # 0: only at the end.
     checkpoint_every_epochs: int = 10  # 0: only at the end.
     num_devices: int = 0  # Devices to split each batch over, in all processes. 0: all of them.

@@ -4,7 +4,6 @@ import dataclasses
 import datetime
 import itertools
 import math
-from functools import partial
 from typing import Any
 
 import jax
@@ -20,6 +19,7 @@ from resnet_cifar.provenance import environment
 from resnet_cifar.recipes import RECIPES, make_config
 from resnet_cifar.steps import train_step
 from resnet_cifar.trainer import Trainer
+from resnet_cifar.variables import num_parameters
 
 
 def title(trainer: Trainer) -> str:
@@ -33,7 +33,7 @@ def header(trainer: Trainer) -> list[str]:
     source = whereabouts(config.dataset, config.data_dir, seed=config.seed)
     counts = {split: len(r) for split, r in plan.ranges.items()} | {"train": plan.num_train}
     sizes = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    model = f"shortcut {config.shortcut}, {num_parameters(trainer):,} parameters"
+    model = f"shortcut {config.shortcut}, {num_parameters(trainer.programs.model):,} parameters"
     steps = f"{plan.num_steps:,} of {config.batch_size:,} images, {plan.steps_per_epoch:,} an epoch"
     lines = {
         "device": [device_name(config.num_devices)],
@@ -149,7 +149,7 @@ def summary(trainer: Trainer, rows: list[Row], metadata: Metadata) -> dict[str, 
         "eval_seconds": sum(row.get("eval_seconds", 0.0) for row in rows),
         "compile_seconds": trainer.compile_seconds,
         "images_per_second": plan.num_steps * trainer.config.batch_size / seconds,
-        "parameters": num_parameters(trainer),
+        "parameters": num_parameters(trainer.programs.model),
         "steps": plan.num_steps,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "dtype": str(trainer.programs.dtype),
@@ -157,14 +157,6 @@ def summary(trainer: Trainer, rows: list[Row], metadata: Metadata) -> dict[str, 
         **{n: value for n, value in metadata.items() if n in ("images", "init_from")},
         "config": dataclasses.asdict(trainer.config),
     }
-
-
-def num_parameters(trainer: Trainer) -> int:
-    """Return the number of trained parameters."""
-    images = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
-    init = partial(trainer.programs.model.init, train=False)
-    variables = jax.eval_shape(init, jax.random.key(0), images)
-    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
 def compiling(trainer: Trainer) -> str:

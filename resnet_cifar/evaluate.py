@@ -35,7 +35,6 @@ from resnet_cifar.evaluation import log_softmax, mean_of_probabilities, score
 from resnet_cifar.evaluation_data import common_names, read_data, relabelled
 from resnet_cifar.pretrained import Pretrained, load
 from resnet_cifar.provenance import environment
-from resnet_cifar.report.comparisons import compare
 from resnet_cifar.report.corruptions import (
     SEVERITIES,
     Table,
@@ -50,6 +49,7 @@ from resnet_cifar.report.evaluations import (
     evaluation_json,
     evaluation_lines,
 )
+from resnet_cifar.report.network_comparisons import compare
 from resnet_cifar.stop import Stop
 from resnet_cifar.workdir import absolute, write_atomically
 

@@ -42,12 +42,12 @@ from resnet_cifar.stop import Stop
 from resnet_cifar.torch_file import read_torch
 from resnet_cifar.torch_names import from_torch, to_torch
 from resnet_cifar.torch_writer import torch_bytes
-from resnet_cifar.weights import compute_logits, save_weights
+from resnet_cifar.weights import compute_logits, weights_bytes
 from resnet_cifar.workdir import absolute, write_atomically
 
 HIDDEN = None
 PLATFORMS = ("cpu", "cuda", "tpu")
-TOLERANCE = 1e-4  # Of probabilities: XLA may round another program differently.
+TOLERANCE = 1e-4  # Largest difference of a probability: XLA may round another program differently.
 NUM_IMAGES = 64
 
 Probabilities = Callable[[np.ndarray], np.ndarray]
@@ -65,7 +65,7 @@ def export(
 
     Args:
       path: of the network, as for `load`.
-      output: a folder, made if it does not exist. Nothing in it is overwritten.
+      output: a folder, made if it does not exist. Files of other content are not overwritten.
       form: "safetensors", "torch" or "stablehlo".
       push: USER/NAME on the Hugging Face hub, for "safetensors".
       api: has the methods of `huggingface_hub.HfApi`, its default.
@@ -82,11 +82,10 @@ def export(
         hub.check_push(push, form)
     chosen, trained = FORMATS[form], load(path)
     folder = absolute(output)
-    make_folder(folder, chosen.files)
-    try:
-        chosen.write(folder, trained)
-    except OSError as error:
-        raise UserError(f"the export can't be written to {folder}: {error}") from error
+    files = dict(zip(chosen.files, chosen.make(trained), strict=True))
+    if push:
+        files["README.md"] = model_card(trained, f"{hub.SCHEME}{push}").encode()
+    write_files(folder, files)
     difference = largest_difference(trained, chosen.read(folder, trained))
     if not difference <= TOLERANCE:
         raise UserError(
@@ -94,19 +93,26 @@ def export(
             f"probability, more than {TOLERANCE:g}: do not use it, and report this"
         )
     if push:
-        write_atomically(folder / "README.md", model_card(trained, f"{hub.SCHEME}{push}"))
         hub.push(folder, push, api)
     return difference
 
 
-def make_folder(folder: Path, files: tuple[str, ...]) -> None:
-    """Make a folder unless it exists; UserError if it can't be made or has one of the files."""
-    if found := [name for name in files if (folder / name).exists()]:
-        raise UserError(f"--output={folder} has a {found[0]}: choose another folder, or delete it")
+def write_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Write files into a folder; UserError if it has one of them with other content.
+
+    Those with the same content stay, so that a failed push can be retried.
+    """
     try:
+        for name, content in files.items():
+            if (folder / name).exists() and (folder / name).read_bytes() != content:
+                raise UserError(
+                    f"--output={folder} has another {name}: choose another folder, or delete it"
+                )
         folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            write_atomically(folder / name, content)
     except OSError as error:
-        raise UserError(f"--output={folder} can't be made ({error}): choose another") from error
+        raise UserError(f"--output={folder} can't be written ({error}): choose another") from error
 
 
 def largest_difference(trained: Pretrained, probabilities: Probabilities) -> float:
@@ -117,10 +123,9 @@ def largest_difference(trained: Pretrained, probabilities: Probabilities) -> flo
     return float(abs(probabilities(images) - trained.probabilities(images)).max())
 
 
-def write_safetensors(folder: Path, trained: Pretrained) -> None:
-    save_weights(folder / "model.safetensors", trained)
-    write_json(folder / "config.json", hub_config(trained))
-    write_atomically(folder / "README.md", model_card(trained))
+def make_safetensors(trained: Pretrained) -> tuple[bytes, ...]:
+    card = model_card(trained).encode()
+    return weights_bytes(trained), json_bytes(hub_config(trained)), card
 
 
 def read_safetensors(folder: Path, trained: Pretrained) -> Probabilities:
@@ -128,12 +133,11 @@ def read_safetensors(folder: Path, trained: Pretrained) -> Probabilities:
     return load(folder).probabilities
 
 
-def write_torch(folder: Path, trained: Pretrained) -> None:
+def make_torch(trained: Pretrained) -> tuple[bytes, ...]:
     layout = "akamaster" if trained.model.shortcut == "A" else "chenyaofo"
     tensors = to_torch(by_path(trained.variables), layout)
-    (folder / "model.pt").write_bytes(torch_bytes(tensors))
     facts = {"names": layout, "input": "float32 [b, 3, 32, 32]: (RGB / 255 - mean) / std"}
-    write_json(folder / "model.pt.json", facts | hub_config(trained))
+    return torch_bytes(tensors), json_bytes(facts | hub_config(trained))
 
 
 def read_torch_again(folder: Path, trained: Pretrained) -> Probabilities:
@@ -142,10 +146,9 @@ def read_torch_again(folder: Path, trained: Pretrained) -> Probabilities:
     return dataclasses.replace(trained, variables=unflatten_dict(arrays, sep="/")).probabilities
 
 
-def write_stablehlo(folder: Path, trained: Pretrained) -> None:
+def make_stablehlo(trained: Pretrained) -> tuple[bytes, ...]:
     """Export `images -> probabilities` with the weights inside."""
     exported = lower(trained)
-    (folder / "model.stablehlo").write_bytes(exported.serialize())
     facts = {
         "input": "uint8 [b, 32, 32, 3], RGB from 0 to 255: normalized inside",
         "output": "float32 [b, classes], probabilities",
@@ -153,7 +156,7 @@ def write_stablehlo(folder: Path, trained: Pretrained) -> None:
         "jax": jax.__version__,
         "calling_convention_version": exported.calling_convention_version,
     }
-    write_json(folder / "model.stablehlo.json", facts | hub_config(trained))
+    return bytes(exported.serialize()), json_bytes(facts | hub_config(trained))
 
 
 def lower(trained: Pretrained) -> Any:
@@ -177,25 +180,25 @@ def read_stablehlo(folder: Path, trained: Pretrained) -> Probabilities:
     return lambda images: np.asarray(call(images))
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_atomically(path, json.dumps(content, indent=2) + "\n")
+def json_bytes(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 class Format(NamedTuple):
-    """The files of a format, and how they are written and used."""
+    """The files of a format, how to make their contents, and how to use them."""
 
     files: tuple[str, ...]
-    write: Callable[[Path, Pretrained], None]
+    make: Callable[[Pretrained], tuple[bytes, ...]]
     read: Callable[[Path, Pretrained], Probabilities]
 
 
 FORMATS = {
     "safetensors": Format(
-        ("model.safetensors", "config.json", "README.md"), write_safetensors, read_safetensors
+        ("model.safetensors", "config.json", "README.md"), make_safetensors, read_safetensors
     ),
-    "torch": Format(("model.pt", "model.pt.json"), write_torch, read_torch_again),
+    "torch": Format(("model.pt", "model.pt.json"), make_torch, read_torch_again),
     "stablehlo": Format(
-        ("model.stablehlo", "model.stablehlo.json"), write_stablehlo, read_stablehlo
+        ("model.stablehlo", "model.stablehlo.json"), make_stablehlo, read_stablehlo
     ),
 }
 

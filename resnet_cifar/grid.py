@@ -1,7 +1,6 @@
-"""The runs of a sweep: every recipe, network, setting and seed.
+"""The runs of a sweep: every recipe, network, combination of overrides, and seed.
 
-A setting is one combination of values of the overridden fields: --config.learning_rate=0.1,0.2 and
---config.nesterov=true,false make four.
+--config.learning_rate=0.1,0.2 and --config.nesterov=true,false make four combinations.
 """
 
 import ast
@@ -27,7 +26,7 @@ DATASETS = ("cifar10", "cifar100")
 DEPTHS = (56, 20, 110, 32, 44)
 SEEDS = (0, 1, 2, 3, 4)
 FLAGS = {"depth": "depths", "dataset": "datasets", "seed": "seeds"}  # Fields with a flag each.
-FIRST_SEEDS = 3  # Of every network, before the other seeds: enough for a standard deviation.
+FIRST_SEEDS = 3  # Seeds that come before the others: enough for a standard deviation.
 LONGEST_NAME = 200  # File systems allow 255 bytes.
 
 
@@ -37,7 +36,7 @@ class Job(NamedTuple):
     recipe: str
     config: Config
     folder: Path
-    setting: Mapping[str, Any] = MappingProxyType({})  # The overridden fields.
+    overrides: Mapping[str, Any] = MappingProxyType({})  # Values of the fields that the grid sets.
 
 
 def make_jobs(
@@ -60,7 +59,7 @@ def make_jobs(
       recipes: names, as those of recipes.RECIPES.
       datasets: names.
       depths: of the networks.
-      seeds: of each network and setting.
+      seeds: of each network and combination.
       make: makes a config, called like `make_config`.
 
     Example:
@@ -71,16 +70,16 @@ def make_jobs(
     """
     jobs = []
     for recipe, wave in itertools.product(recipes, (seeds[:FIRST_SEEDS], seeds[FIRST_SEEDS:])):
-        networks = itertools.product(datasets, depths, settings(grid or {}), wave)
-        for dataset, depth, setting, seed in networks:
+        networks = itertools.product(datasets, depths, combinations(grid or {}), wave)
+        for dataset, depth, overrides, seed in networks:
             config = make(recipe, depth=depth, dataset=dataset, seed=seed)
-            config = dataclasses.replace(config, **setting)
-            folder = Path(workdir).expanduser() / job_name(recipe, config, setting)
-            jobs.append(Job(recipe, config, folder, setting))
+            config = dataclasses.replace(config, **overrides)
+            folder = Path(workdir).expanduser() / job_name(recipe, config, overrides)
+            jobs.append(Job(recipe, config, folder, overrides))
     return jobs
 
 
-def settings(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Return every combination; values that compiled programs take as arguments vary fastest."""
     names = sorted(grid, key=lambda name: name in VALUES)
     return [
@@ -89,10 +88,10 @@ def settings(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def job_name(recipe: str, config: Config, setting: Mapping[str, Any]) -> str:
+def job_name(recipe: str, config: Config, overrides: Mapping[str, Any]) -> str:
     """Name the folder of a run by what is set: resnet20-cifar10-learning_rate=0.1-seed0."""
     *parts, seed = run_name(recipe, config).split("-")
-    parts += [with_fields("", {n: v}) for n, v in setting.items() if n not in CHANGEABLE]
+    parts += [with_fields("", {n: v}) for n, v in overrides.items() if n not in CHANGEABLE]
     name = "-".join(parts).replace("/", "_")
     if len(name.encode()) > LONGEST_NAME:
         digest = hashlib.sha256(name.encode()).hexdigest()[:8]
@@ -164,9 +163,9 @@ def field_type(argument: str) -> Any:
 
 
 def take_shard(jobs: list[Job], shard: str) -> list[Job]:
-    """Return every 8th setting of a network from the second on, for the shard "2/8".
+    """Return every 8th group of seeds from the second on, for the shard "2/8".
 
-    Its seeds stay together, as they share compiled programs.
+    The seeds of a network and combination stay together, as they share compiled programs.
     """
     try:
         index, count = (int(part) for part in shard.split("/"))
@@ -175,7 +174,7 @@ def take_shard(jobs: list[Job], shard: str) -> list[Job]:
     if not 1 <= index <= count:
         raise UserError(f"--shard={shard} must be like 2/8, the second of eight: from 1/8 to 8/8")
     groups = itertools.groupby(
-        jobs, lambda job: (job.recipe, job.config.dataset, job.config.depth, job.setting)
+        jobs, lambda job: (job.recipe, job.config.dataset, job.config.depth, job.overrides)
     )
     shares = [list(group) for _, group in groups][index - 1 :: count]
     return list(itertools.chain.from_iterable(shares))

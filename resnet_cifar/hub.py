@@ -32,8 +32,8 @@ def push(folder: Path, repository: str, hub: Any = None) -> str:
         )
     except Exception as error:  # The client and its HTTP library each have their own.
         raise UserError(
-            f"{SCHEME}{repository} can't be written: {reason(error)}. Log in with `hf auth login`, "
-            "as a user who may write there"
+            f"{SCHEME}{repository} can't be written: {reason(error)}. Log in with `hf auth login` "
+            "as a user who may write there, and run the command again"
         ) from error
     return f"{SCHEME}{repository}"
 

@@ -27,6 +27,7 @@ from resnet_cifar.pretrained import WEIGHTS
 from resnet_cifar.stop import Stop
 from resnet_cifar.torch_file import read_torch
 from resnet_cifar.torch_names import from_torch
+from resnet_cifar.variables import num_parameters
 from resnet_cifar.weights import Preprocessing, Pretrained, assemble, save_weights
 
 HIDDEN = None
@@ -132,17 +133,11 @@ def describe(layout: str, pretrained: Pretrained, path: Path) -> list[str]:
     return [
         f"read           {pretrained.source}, layout of {layout}",
         f"model          ResNet{model.depth}, shortcut {model.shortcut}, width {model.width}, "
-        f"{model.num_classes} classes, {num_parameters(pretrained):,} parameters",
+        f"{model.num_classes} classes, {num_parameters(model):,} parameters",
         f"preprocessing  mean {mean}, std {std}",
         f"classes        {shown}",
         f"wrote          {path}",
     ]
-
-
-def num_parameters(pretrained: Pretrained) -> int:
-    import jax
-
-    return sum(leaf.size for leaf in jax.tree.leaves(pretrained.variables["params"]))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ from jaxtyping import Array, Float, Key
 
 EPSILON = 1e-5
 MOMENTUM = 0.9  # Decay of the running statistics; flax's default is 0.99.
-PIXELS_AT_ONCE = (
-    4096  # What a chunk of `kernel_gradient` makes out of them stays in a CPU's caches.
-)
+# What a chunk of `kernel_gradient` makes out of so many pixels stays in a CPU's caches.
+PIXELS_AT_ONCE = 4096
 
 Activations = Float[Array, "b h w c"]
 Kernel = Float[Array, "k k c c2"]

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from resnet_cifar.config import with_defaults
 from resnet_cifar.data import dataset_title
 from resnet_cifar.report.pages import markdown_table, wrap
 from resnet_cifar.report.runs import DATASET_TITLES, read_summary
 from resnet_cifar.report.variants import format_value
+from resnet_cifar.variables import num_parameters
 from resnet_cifar.weights import Pretrained
 
 PAPER = "https://arxiv.org/abs/1512.03385"
@@ -47,7 +46,6 @@ def model_card(trained: Pretrained, address: str = "hf://USER/NAME") -> str:
     title = f"ResNet{model.depth}" + (
         f" on {DATASET_TITLES.get(dataset, dataset)}" if dataset else ""
     )
-    size = sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"]))
     names = ", ".join(trained.class_names[:MOST_NAMES]) + ", ..." * (model.num_classes > MOST_NAMES)
     return "\n".join(
         [
@@ -56,8 +54,9 @@ def model_card(trained: Pretrained, address: str = "hf://USER/NAME") -> str:
             "",
             *wrap(
                 f"A residual network of {model.depth} layers ([He et al. 2015]({PAPER}), section "
-                f"4.2) with shortcut {model.shortcut}, width {model.width} and {size:,} "
-                f"parameters. It classifies 32x32 images into {model.num_classes} classes: {names}."
+                f"4.2) with shortcut {model.shortcut}, width {model.width} and "
+                f"{num_parameters(model):,} parameters. It classifies 32x32 images into "
+                f"{model.num_classes} classes: {names}."
             ),
             "",
             "## Result",

@@ -128,9 +128,8 @@ def training_images(config: Config, split: Images) -> Images:
     return split._replace(labels=add_label_noise(config.seed, labels, config.label_noise, classes))
 
 
-def blank_splits(config: Config, plan: Plan) -> dict[str, Images]:
+def blank_splits(plan: Plan) -> dict[str, Images]:
     """Return black images in place of the splits, for a dry run."""
-    del config
     sizes = {name: len(r) for name, r in plan.ranges.items()} | {"train": plan.num_train}
     return {
         name: Images(np.zeros((n, 32, 32, 3), np.uint8), np.zeros(n, np.int32))

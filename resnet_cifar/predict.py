@@ -3,10 +3,10 @@
   resnet_cifar predict --weights=runs/resnet20-cifar10-seed0 cat.jpg dog.png
   resnet_cifar predict --weights=model.safetensors --json photos/ > predictions.jsonl
 
-Each IMAGE is a picture in any format that Pillow reads, or a folder of them. Of each picture the
-largest centred square is scaled to 32 x 32 and normalized as in training. The output has a line for
+The arguments are pictures in any format that Pillow reads, or folders of them. The largest centred
+square of each picture is scaled to 32 x 32 and normalized as in training. The output has a line for
 each picture, with the five likeliest classes and their probabilities. A file that can't be read is
-named and skipped, and the exit status is 1 then.
+named on stderr and skipped, and the exit status is then 1.
 """
 
 import json
@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from resnet_cifar.cli import enable_compile_cache, operands
-from resnet_cifar.data.files import existing, pictures, read_picture
+from resnet_cifar.data.pictures import existing, files_below, read_picture
 from resnet_cifar.errors import UserError
 from resnet_cifar.evaluation import percent
 from resnet_cifar.pretrained import Pretrained, load
@@ -83,7 +83,7 @@ def files_of(images: Sequence[str]) -> tuple[list[Path], list[str]]:
     for image in images:
         try:
             path = existing(image)
-            found = pictures(path) if path.is_dir() else [path]
+            found = files_below(path) if path.is_dir() else [path]
             files += found
             problems += [] if found else [f"the folder {path} is empty"]
         except UserError as error:

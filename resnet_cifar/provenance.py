@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import platform
-from importlib import metadata
+from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -50,7 +50,7 @@ def settings() -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that compute or store a result."""
-    return {"python": platform.python_version()} | {p: metadata.version(p) for p in PACKAGES}
+    return {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}
 
 
 def checkpoint_metadata(config: Config, dtype: str) -> Metadata:

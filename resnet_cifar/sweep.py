@@ -143,7 +143,7 @@ def sweep(
         load_splits(config, make_plan(config))  # Fail early if data is missing.
     for folder in {job.folder.parent for job in left}:
         check_writable(folder)
-    programs: list[Programs] = []  # Of the latest run.
+    programs = None  # Those of the latest run.
     failed = []
     for number, job in enumerate(left, 1):
         if stop.signal:
@@ -151,8 +151,7 @@ def sweep(
         name = job.folder.name
         print(f"{name}: run {number} of {len(left)}, log in {job.folder / 'log.txt'}", flush=True)
         try:
-            shared = train_logged(job, programs, stop=stop, train=train, compiled=compiled)
-            programs = [shared]
+            programs = train_logged(job, programs, stop=stop, train=train, compiled=compiled)
         except Exception as error:
             if not (reason := explain(error)):
                 raise
@@ -170,13 +169,13 @@ def sweep(
 
 def train_logged(
     job: Job,
-    programs: list[Programs],
+    programs: Programs | None,
     *,
     stop: Stop,
     train: Callable[..., Any],
     compiled: Callable[[Config], Programs],
 ) -> Programs:
-    """Train one run, with its output in its log; return its programs, for the next seed."""
+    """Train one run with its output in its log; return its programs, for the next seed."""
     try:
         job.folder.mkdir(parents=True, exist_ok=True)
         log = (job.folder / "log.txt").open("a", errors="backslashreplace")
@@ -184,13 +183,13 @@ def train_logged(
         raise UserError(f"the workdir {job.folder} can't be written: {error}") from error
     with log, contextlib.redirect_stdout(BrokenPipeSafe(log)):
         try:
-            shared = next((own for own in programs if not own.misfits(job.config)), None)
-            shared = shared or compiled(job.config)
-            train(job.config, job.folder, stop=stop, programs=shared)
+            if programs is None or programs.misfits(job.config):
+                programs = compiled(job.config)
+            train(job.config, job.folder, stop=stop, programs=programs)
         except Exception as error:
             print(f"{type(error).__name__}: {error}")
             raise
-    return shared
+    return programs
 
 
 def score(job: Job) -> str:
@@ -199,12 +198,12 @@ def score(job: Job) -> str:
 
 
 def status(jobs: list[Job]) -> str:
-    """Return a table of the finished runs of each network and setting, and how much is left."""
+    """Return a table of the finished runs of each network and combination, and how much is left."""
     depths = sorted({job.config.depth for job in jobs})
-    shared = {n: v for n, v in jobs[0].setting.items() if all(j.setting[n] == v for j in jobs)}
+    shared = {n: v for n, v in jobs[0].overrides.items() if all(j.overrides[n] == v for j in jobs)}
     rows: dict[str, list[Job]] = {}
     for job in jobs:
-        varying = {name: value for name, value in job.setting.items() if name not in shared}
+        varying = {name: value for name, value in job.overrides.items() if name not in shared}
         label = f"{job.recipe:<7} {job.config.dataset:<11} {with_fields('', varying)}".rstrip()
         rows.setdefault(label, []).append(job)
     width = max(20, *(len(label) + 1 for label in rows))

@@ -10,7 +10,7 @@ import numpy as np
 from resnet_cifar.errors import UserError
 from resnet_cifar.torch_pickle import Machine, Refused, Tensor, text
 
-MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # Of the legacy layout.
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # They begin the legacy layout.
 NESTED = ("state_dict", "model_state_dict", "model", "net")  # Where training scripts put weights.
 
 

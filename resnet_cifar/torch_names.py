@@ -57,7 +57,7 @@ LEAVES = {
     "var": "running_var",
 }
 WRAPPERS = r"^((module|_orig_mod)\.)+"  # DataParallel and torch.compile.
-COUNTER = ".num_batches_tracked"  # Of BatchNorm, which does not use it here.
+COUNTER = ".num_batches_tracked"  # A counter of BatchNorm's, unused here.
 
 
 def torch_name(path: str, layout: str) -> str:

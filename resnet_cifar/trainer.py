@@ -44,7 +44,7 @@ class Trainer:
         config: Config,
         *,
         programs: Programs | None = None,
-        load: Callable[[Config, Plan], dict[str, Images]] = load_splits,
+        load: Callable[[Plan], dict[str, Images]] | None = None,
         steps_per_dispatch: int | None = None,
         longest_dispatch_seconds: float = LONGEST_DISPATCH_SECONDS,
     ):
@@ -53,7 +53,7 @@ class Trainer:
         Args:
           config: the run.
           programs: of another run, to be used again; it may differ in what is `FREE`.
-          load: loads the splits into host memory.
+          load: makes the splits in host memory; by default they are loaded as `config` says.
           steps_per_dispatch: by default what the devices suggest.
           longest_dispatch_seconds: longer training dispatches are halved.
 
@@ -71,9 +71,8 @@ class Trainer:
         self.programs = programs or Programs(config)
         self.plan = self.programs.plan
         devices = self.programs.devices
-        self.images = {
-            split: devices.replicate(images) for split, images in load(config, self.plan).items()
-        }
+        splits = load(self.plan) if load else load_splits(config, self.plan)
+        self.images = {name: devices.replicate(images) for name, images in splits.items()}
         self.steps_per_dispatch = steps_per_dispatch or devices.steps_per_dispatch(
             self.plan.steps_per_epoch
         )

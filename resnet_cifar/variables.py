@@ -1,5 +1,6 @@
 """The names and shapes of a network's variables, and the network that has them."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -45,6 +46,17 @@ def model_of(arrays: Mapping[str, np.ndarray], path: Any) -> ResNet:
             f"({len(differing)} arrays differ)"
         )
     return model
+
+
+def num_parameters(model: ResNet) -> int:
+    """Return the number of trained parameters of a network.
+
+    Example:
+      >>> num_parameters(ResNet(depth=20))
+      269722
+    """
+    shapes = array_shapes(model.depth, model.num_classes, model.width, model.shortcut)
+    return sum(math.prod(shape) for name, shape in shapes.items() if name.startswith("params/"))
 
 
 def array_shapes(

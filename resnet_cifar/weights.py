@@ -114,9 +114,19 @@ def compute_logits(
 
 def save_weights(path: str | Path, pretrained: Pretrained) -> None:
     """Write a safetensors file, atomically; UserError if it can't be written."""
+    path, content = Path(path), weights_bytes(pretrained)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"{path} can't be written ({error}): choose another place") from error
+
+
+def weights_bytes(pretrained: Pretrained) -> bytes:
+    """Return the content of a safetensors file; equal weights give equal bytes."""
     from safetensors.numpy import save
 
-    path = Path(path)
     arrays = {
         name: np.ascontiguousarray(array)
         for name, array in flatten_dict(pretrained.variables, sep="/").items()
@@ -131,12 +141,7 @@ def save_weights(path: str | Path, pretrained: Pretrained) -> None:
     }
     metadata = {name: json.dumps(value) for name, value in metadata.items()}
     metadata["sha256"] = json.dumps(digest(arrays, metadata))
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(sort_header(save(arrays, metadata)))
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{path} can't be written ({error}): choose another place") from error
+    return sort_header(save(arrays, metadata))
 
 
 def sort_header(data: bytes) -> bytes:

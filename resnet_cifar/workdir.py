@@ -176,11 +176,11 @@ def lock(folder: Path) -> Iterator[IO[str]]:
         yield file
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace the content of a file: a reader sees the old or the new one, never a part."""
     part = path.with_name(path.name + ".part")
     try:
-        part.write_text(text)
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(part, path)
     except OSError:
         part.unlink(missing_ok=True)

@@ -90,9 +90,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    if (
-        config.option.faults_seed is None
-    ):  # Before the workers of pytest-xdist are started, and so the same for all.
+    # Drawn before pytest-xdist starts its workers, so that all have the same.
+    if config.option.faults_seed is None:
         config.option.faults_seed = random.randrange(10**6)
     config.pluginmanager.register(Record(config), "faults_record")
 
@@ -157,7 +156,6 @@ class Record:
             "date": datetime.date.today().isoformat(),
             **environment(),
         }
-        result["device"] = result["device"].removeprefix(
-            "4 x "
-        )  # The four are this process's alone.
+        # Only this process pretends to have four devices.
+        result["device"] = result["device"].removeprefix("4 x ")
         Path(self.config.option.faults_output).write_text(json.dumps(result, indent=2) + "\n")

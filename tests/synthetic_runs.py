@@ -6,6 +6,7 @@ import math
 
 from resnet_cifar.recipes import make_config
 from resnet_cifar.report.runs import compact
+from resnet_cifar.report.variants import group_by_variant
 
 
 def make_summary(recipe="card", accuracy=0.9, **fields):
@@ -34,6 +35,24 @@ def make_validated(validation, **fields):
     return run | {
         "epochs": run["epochs"] | {"validation": {"epoch": [2], "accuracy": [validation]}}
     }
+
+
+def make_grid():
+    """Return runs whose validation is best at (0.2, 5e-4), and whose test is best elsewhere."""
+    return group_by_variant(
+        [
+            make_validated(
+                0.80 + 0.01 * (rate == 0.2) + 0.01 * (decay == 5e-4) + 0.001 * seed,
+                accuracy=0.9 - 0.01 * (rate == 0.2),
+                learning_rate=rate,
+                weight_decay=decay,
+                seed=seed,
+            )
+            for rate in (0.1, 0.2, 0.4)
+            for decay in (1e-4, 5e-4)
+            for seed in (0, 1)
+        ]
+    )
 
 
 def make_diverged(recipe="card", **fields):

@@ -1,10 +1,11 @@
-"""Images from files: each layout, the resizing, and files that are wrong."""
+"""Images from files: each layout, and files that are wrong."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_cifar.data.files import corruptions, read_files, read_picture, splits
+from resnet_cifar.data.files import corruptions, read_files, splits
+from resnet_cifar.data.pictures import read_picture
 from resnet_cifar.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -65,7 +66,7 @@ def test_both_splits_of_a_folder_share_their_classes(tmp_path):
     save_pictures(tmp_path / "test", pixels(2), ["c", "b"])
     (_, labels), names = read_files(tmp_path, "test")
     assert names == ("a", "b", "c") and labels.tolist() == [1, 2]
-    with pytest.raises(UserError, match="split='': give one of its splits, train or test"):
+    with pytest.raises(UserError, match="has splits: give train or test instead of split=''"):
         read_files(tmp_path)
 
 
@@ -92,20 +93,6 @@ def test_files_without_corruptions_have_none(tmp_path):
     assert corruptions(tmp_path) == corruptions(tmp_path / "a.npz") == {}
 
 
-def test_a_32_x_32_picture_is_unchanged(tmp_path):
-    (image,) = pixels(1)
-    Image.fromarray(image).save(tmp_path / "a.png")
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), image)
-
-
-def test_a_larger_picture_shrinks_to_its_central_square(tmp_path):
-    image = np.zeros((128, 256, 3), np.uint8)
-    image[:, 64:128], image[:, 128:192] = (255, 0, 0), (0, 0, 255)  # The square; black around it.
-    Image.fromarray(image).save(tmp_path / "a.png")
-    small = read_picture(tmp_path / "a.png")
-    assert (small[:, 2:14] == (255, 0, 0)).all() and (small[:, 18:30] == (0, 0, 255)).all()
-
-
 def test_arrays_of_another_size_are_resized_as_pictures_are(tmp_path):
     image = pixels(1, 48, 40)
     Image.fromarray(image[0]).save(tmp_path / "a.png")
@@ -121,27 +108,6 @@ def test_grey_arrays_become_rgb(shape, tmp_path):
     assert images.shape == (2, 32, 32, 3) and (images == 77).all()
 
 
-def test_transparent_pixels_become_white(tmp_path):
-    image = np.zeros((32, 32, 4), np.uint8)
-    image[:16] = (10, 20, 30, 255)
-    Image.fromarray(image).save(tmp_path / "a.png")
-    found = read_picture(tmp_path / "a.png")
-    assert (found[:16] == (10, 20, 30)).all() and (found[16:] == 255).all()
-
-
-def test_16_bits_of_grey_become_8(tmp_path):
-    Image.fromarray(np.full((32, 32), 0x8042, np.uint16)).save(tmp_path / "a.png")
-    assert (read_picture(tmp_path / "a.png") == 0x80).all()
-
-
-def test_a_photo_is_turned_upright(tmp_path):
-    (image,) = pixels(1)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # Turned by 90 degrees.
-    Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), np.rot90(image, -1))
-
-
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
@@ -153,8 +119,11 @@ def test_a_photo_is_turned_upright(tmp_path):
         ({"images": pixels(2), "labels": [0.0, 1.0]}, "must be integers"),
         ({"images": pixels(2), "labels": [-1, 0]}, "are -1 to 0: they must be class numbers"),
         ({"images": pixels(2), "labels": [0, 2**40]}, "must be class numbers from 0 on, below"),
-        ({"pixels": pixels(2), "labels": [0, 1]}, "has the arrays labels, pixels: name them image"),
-        ({"images": pixels(2), "labels": np.array([None, 1])}, "can't be read: Object arrays"),
+        ({"pixels": pixels(2), "labels": [0, 1]}, "arrays labels, pixels: rename them to im"),
+        (
+            {"images": pixels(2), "labels": np.array([None, 1])},
+            r"can't be read \(Object arrays .*: copy or save",
+        ),
         (
             {"images": pixels(2), "labels": [0, 1], "class_names": ["one"]},
             "class_names .* each of the 2 classes",
@@ -194,22 +163,16 @@ def test_unknown_files_are_an_error(tmp_path):
 
 def test_a_split_of_files_without_splits_is_an_error(tmp_path):
     np.savez(tmp_path / "a.npz", images=pixels(2), labels=[0, 1])
-    with pytest.raises(UserError, match="split='test': give no split: it has none"):
+    with pytest.raises(UserError, match="has no splits: leave out split='test'"):
         read_files(tmp_path / "a.npz", "test")
 
 
 def test_a_bad_picture_is_named(tmp_path):
     save_pictures(tmp_path, pixels(1), ["a"])
     (tmp_path / "a" / "notes.txt").write_text("text")
-    with pytest.raises(UserError, match=r"notes.txt is not a picture that Pillow can read"):
+    with pytest.raises(UserError, match=r"notes.txt is not a picture .*: move it out of"):
         read_files(tmp_path)
     whole = (tmp_path / "a" / "0.png").read_bytes()
     (tmp_path / "a" / "0.png").write_bytes(whole[:-300])
     with pytest.raises(UserError, match=r"the picture .*0.png can't be read: .*truncated"):
         read_files(tmp_path)
-
-
-def test_a_picture_of_absurd_size_is_refused(tmp_path):
-    Image.new("1", (10_000, 9_000)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"a.png can't be read: .*decompression bomb"):
-        read_picture(tmp_path / "a.png")

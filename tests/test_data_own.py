@@ -86,7 +86,7 @@ def test_splits_and_their_guards_hold(npz):
     )
     plan = make_plan(config)
     assert plan.ranges == {"train": range(30), "validation": range(30, 40), "test": range(10)}
-    loaded, blank = load_splits(config, plan), blank_splits(config, plan)
+    loaded, blank = load_splits(config, plan), blank_splits(plan)
     np.testing.assert_array_equal(loaded["validation"].images, PIXELS[30:40])
     assert {name: len(split.labels) for name, split in blank.items()} == {
         name: len(split.labels) for name, split in loaded.items()

@@ -60,10 +60,15 @@ def test_every_linked_file_exists():
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-def test_the_readme_names_every_module():
-    text = (ROOT / "README.md").read_text()
-    for path in (ROOT / "resnet_cifar").glob("*.py"):
-        assert path.name in text or path.name == "__init__.py", path.name
+def test_the_readme_lists_modules_in_the_order_of_the_layers():
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = contracts["contracts"][0]["layers"]
+    levels = {name.strip(): i for i, layer in enumerate(layers) for name in layer.split("|")}
+    layout = (ROOT / "README.md").read_text().partition("## Code layout")[2].split("```")[1]
+    names = re.findall(r"^  (?=\S)(.*?)  ", layout, re.MULTILINE)
+    listed = [name for line in names for name in re.findall(r"(\w+)(?:\.py|/)", line)]
+    assert set(listed) == set(levels)
+    assert [levels[name] for name in listed] == sorted(levels[name] for name in listed)
 
 
 def test_requirements_match_the_package():

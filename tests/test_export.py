@@ -104,7 +104,7 @@ def test_an_export_that_differs_is_an_error(trained, weights, tmp_path, monkeypa
             "--push=me/net takes --format=safetensors, not torch",
         ),
         ({"push": "net"}, "'net' is no repository of the hub: give USER/NAME"),
-        ({"output": "/dev/null/x"}, "can't be made"),
+        ({"output": "/dev/null/x"}, "can't be written .*: choose another"),
     ],
 )
 def test_what_cannot_be_exported_is_a_sentence(weights, tmp_path, arguments, message):
@@ -113,9 +113,9 @@ def test_what_cannot_be_exported_is_a_sentence(weights, tmp_path, arguments, mes
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_is_overwritten(weights, tmp_path):
+def test_a_file_of_other_content_is_not_overwritten(weights, tmp_path):
     (tmp_path / "config.json").write_text("mine")
-    with pytest.raises(UserError, match=r"has a config.json: choose another folder"):
+    with pytest.raises(UserError, match=r"has another config.json: choose another folder"):
         export(weights, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 

@@ -60,7 +60,7 @@ def test_a_malformed_shard_is_refused(shard):
         take_shard([], shard)
 
 
-def test_every_combination_is_a_setting_in_a_folder_of_its_own():
+def test_every_combination_has_a_folder_of_its_own():
     grid = {"learning_rate": [0.1, 0.2], "nesterov": [False, True], "data_dir": ["~/data"]}
     jobs = make_jobs("runs", grid, recipes=["card"], datasets=["cifar10"], depths=[20], seeds=[7])
     assert [job.folder.name for job in jobs] == [

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -52,6 +53,18 @@ def test_what_is_pushed_can_be_loaded(fake, tmp_path):
     assert_same(again.variables, trained.variables)
     images = np.zeros((1, 32, 32, 3), np.uint8)
     np.testing.assert_array_equal(again.logits(images), trained.logits(images))
+
+
+def test_a_failed_push_can_be_retried(fake, tmp_path):
+    save_weights(tmp_path / "in.safetensors", make_pretrained(("fig", "kiwi"), width=4))
+    arguments = {"output": tmp_path / "out", "push": "me/net", "api": fake}
+    with (
+        mock.patch.object(fake, "upload_folder", side_effect=RuntimeError("503")),
+        pytest.raises(UserError, match=r"can't be written: 503.*run the command again"),
+    ):
+        export(tmp_path / "in.safetensors", **arguments)
+    export(tmp_path / "in.safetensors", **arguments)
+    assert (fake.root / "me" / "net" / "model.safetensors").exists()
 
 
 def test_problems_of_the_hub_are_sentences(fake, tmp_path):

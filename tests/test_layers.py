@@ -20,7 +20,8 @@ from resnet_cifar.layers import (
 )
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
-TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}  # Of the largest entry; bfloat16 has 8 bits.
+# Relative to the largest entry; bfloat16 has 8 bits.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 
 
 def normal(seed, *shape, dtype="float32"):

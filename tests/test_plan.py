@@ -86,8 +86,7 @@ def test_splits_are_parts_of_the_whole(tiny):
 
 
 def test_blank_splits_have_the_sizes_of_the_real_ones():
-    config = Config()
-    blank = blank_splits(config, make_plan(config))
+    blank = blank_splits(make_plan(Config()))
     assert {name: len(split.labels) for name, split in blank.items()} == {
         "train": 50_000,
         "test": 10_000,

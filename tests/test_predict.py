@@ -56,7 +56,7 @@ def test_a_bad_file_is_named_and_the_others_are_classified(tmp_path):
 def test_no_readable_file_is_no_prediction(tmp_path):
     assert predict(FakeNetwork(), [tmp_path / "none"]) == (
         [],
-        [f"there is no file or folder {tmp_path}/none"],
+        [f"there is no file or folder {tmp_path}/none: check the path"],
     )
 
 
@@ -96,7 +96,7 @@ def test_from_weights_to_classes_in_a_process(tmp_path):
     )  # fmt: skip
     problems = done.stderr.strip().splitlines()
     assert problems == [
-        f"skipped: there is no file or folder {tmp_path}/none.png",
+        f"skipped: there is no file or folder {tmp_path}/none.png: check the path",
         "error: 1 file was skipped",
     ]
     assert done.returncode == 1

@@ -8,7 +8,7 @@ from flax.traverse_util import flatten_dict
 
 from resnet_cifar import ResNet
 from resnet_cifar.errors import UserError
-from resnet_cifar.variables import array_shapes, model_of
+from resnet_cifar.variables import array_shapes, model_of, num_parameters
 
 
 @pytest.mark.parametrize("depth", [8, 14])
@@ -23,6 +23,16 @@ def test_shapes_are_those_of_the_network(depth, shortcut):
     shapes = array_shapes(depth, 7, 3, shortcut)
     assert shapes == wanted
     assert model_of({n: np.zeros(s, np.float32) for n, s in shapes.items()}, "x") == model
+
+
+@pytest.mark.parametrize(
+    ("depth", "count"),
+    [(20, 269_722), (32, 464_154), (44, 658_586), (56, 853_018), (110, 1_727_962)],
+)
+def test_parameters_are_those_of_the_paper(depth, count):
+    assert num_parameters(ResNet(depth)) == count
+    assert num_parameters(ResNet(depth, num_classes=100)) == count + 65 * 90
+    assert num_parameters(ResNet(depth, shortcut="B")) == count + 2_752
 
 
 def test_the_depth_comes_from_the_arrays_that_there_are():

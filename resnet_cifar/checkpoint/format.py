@@ -31,9 +31,9 @@ class Metadata(TypedDict, total=False):
     config: dict[str, Any]  # The fields of `Config`.
     preprocessing: dict[str, list[float]]  # `mean` and `std` of `normalize`, by channel.
     class_names: list[str]  # In the order of the labels.
-    images: dict[str, Any]  # Of one's own data set: `sha256`, and the number of each split.
+    images: dict[str, Any]  # One's own data set: `sha256`, and the size of each split.
     init_from: dict[str, Any]  # The trained weights that the run began with: see `finetune`.
-    dtype: str  # Of activations.
+    dtype: str  # The dtype of the activations.
     device: str
     XLA_FLAGS: str
     settings: dict[str, str]  # JAX's own settings that differ from its defaults.

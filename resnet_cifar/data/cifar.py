@@ -19,9 +19,6 @@ import numpy as np
 from resnet_cifar.data import download
 from resnet_cifar.errors import UserError
 
-PIXELS = 32 * 32 * 3
-
-
 SIZES = {"train": 50_000, "test": 10_000}
 ABANDONED_SECONDS = 600
 
@@ -29,7 +26,7 @@ ABANDONED_SECONDS = 600
 def load(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Return (uint8 [n, 32, 32, 3], uint8 [n]) of "train" or "test", prepared first if need be.
 
-    Of several versions, the newest that can be read is used, with a warning about newer ones.
+    The newest version that can be read is used, with a warning about newer ones.
     """
     try:
         folders = prepared_folders(name, data_dir) or [download.prepare(name, resolve(data_dir))]
@@ -48,7 +45,7 @@ def load(name: str, split: str, data_dir: str | None) -> tuple[np.ndarray, np.nd
         raise UserError("; ".join(problems))
     if problems:
         print(f"warning: using {folder}, because {'; '.join(problems)}", file=sys.stderr)
-    n = len(body) // (1 + PIXELS)
+    n = len(body) // (1 + download.PIXELS)
     labels, pixels = np.frombuffer(body, np.uint8, n), np.frombuffer(body, np.uint8, offset=n)
     return pixels.reshape(n, 32, 32, 3), labels
 

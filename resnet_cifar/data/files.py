@@ -1,28 +1,27 @@
 """Images from files: .npz, folders of pictures by class, the .npy files of CIFAR-10.1 and -10-C.
 
-Pixels become uint8 RGB of 32 x 32. Of a picture of another size, the largest centred square is
-scaled by Pillow's bicubic filter, which averages when it shrinks. Transparent pixels become white.
+Pixels become uint8 RGB of 32 x 32, as `data.pictures` scales them.
 """
 
 import hashlib
-import warnings
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from resnet_cifar.data.images import Images
+from resnet_cifar.data.pictures import SIDE, existing, files_below, fit, read_picture
 from resnet_cifar.errors import UserError
 
-SIDE = 32
-BOMB = Image.DecompressionBombWarning
 MAX_CLASSES = 100_000
 SPLITS = ("train", "test")
-WHOLE_KEYS = (("images", "labels"), ("x", "y"))  # Of images and labels in a .npz.
+# Names of the arrays of images and labels in a .npz, without splits and with them.
+WHOLE_KEYS = (("images", "labels"), ("x", "y"))
 SPLIT_KEYS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
+KEYS = "images and labels, or with two splits to x_train, y_train, x_test and y_test"
 DAMAGE = (OSError, ValueError, KeyError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error)
 LAYOUTS = (
     "a .npz with images and labels, a folder with a folder of pictures for each class, or the .npy "
@@ -64,9 +63,10 @@ def read_files(path: str | Path, split: str = "") -> ImageFiles:
     """
     path = existing(path)
     has = splits(path)
-    if split not in (has or ("",)):
-        choices = f"one of its splits, {' or '.join(has)}" if has else "no split: it has none"
-        raise UserError(f"{path} was read with split={split!r}: give {choices}")
+    if split and not has:
+        raise UserError(f"{path} has no splits: leave out split={split!r}")
+    if has and split not in has:
+        raise UserError(f"{path} has splits: give train or test instead of split={split!r}")
     if path.is_dir():
         return read_folder(path, split)
     if path.suffix == ".npz":
@@ -102,49 +102,25 @@ def corruptions(path: str | Path) -> dict[str, Path]:
     return {file.stem: file for file in files if file.suffix == ".npy" and file.stem != "labels"}
 
 
-def pictures(folder: Path) -> list[Path]:
-    """Return the files below a folder, sorted, without hidden ones."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(
-        p for p in found if not any(x.startswith(".") for x in p.relative_to(folder).parts)
-    )
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """Return a picture as uint8 [32, 32, 3]; UserError if Pillow can't read it."""
-    path = existing(path)
-    try:
-        with warnings.catch_warnings(action="error", category=BOMB), Image.open(path) as image:
-            return fit(image)
-    except UnidentifiedImageError:
-        raise UserError(f"{path} is not a picture that Pillow can read") from None
-    except Exception as error:  # Each of Pillow's formats has its own.
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"the picture {path} can't be read: {reason}") from error
-
-
-def fit(image: Image.Image) -> np.ndarray:
-    """Return an upright picture's largest centred square, scaled to uint8 [32, 32, 3] in RGB."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip to 8.
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(ImageOps.fit(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.BICUBIC))
-
-
 def read_folder(folder: Path, split: str) -> ImageFiles:
     """Read pictures by class; both splits have the classes of either."""
     roots = [folder / name for name in SPLITS] if split else [folder]
     classes = sorted({p.name for root in roots for p in root.iterdir() if is_class(p)})
-    paths = [(path, i) for i, c in enumerate(classes) for path in pictures(folder / split / c)]
+    paths = [(path, i) for i, c in enumerate(classes) for path in files_below(folder / split / c)]
     if not paths:
         raise UserError(f"{folder / split} holds no images that can be read: give {LAYOUTS}")
-    pixels = np.stack([read_picture(path) for path, _ in paths])
+    pixels = np.stack([read_or_advise(path, folder) for path, _ in paths])
     labels = np.array([label for _, label in paths], np.int32)
     order = mixed_order(pixels) if split else slice(None)
     return ImageFiles(Images(pixels[order], labels[order]), tuple(classes))
+
+
+def read_or_advise(path: Path, folder: Path) -> np.ndarray:
+    try:
+        return read_picture(path)
+    except UserError as error:
+        advice = f"move it out of {folder}, or replace it with a picture"
+        raise UserError(f"{error}: {advice}") from error
 
 
 def mixed_order(pixels: np.ndarray) -> list[int]:
@@ -160,16 +136,14 @@ def is_class(path: Path) -> bool:
 def read_npz(path: Path, split: str) -> ImageFiles:
     keys = keys_of(npz_names(path), split)
     if not keys:
-        raise UserError(
-            f"{path} has the arrays {', '.join(sorted(npz_names(path))) or 'of no name'}: name "
-            "them images and labels"
-        )
+        found = ", ".join(sorted(npz_names(path))) or "none"
+        raise UserError(f"{path} has the arrays {found}: rename them to {KEYS}")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             images = checked(path, *(arrays[key] for key in keys))
             names = arrays.get("class_names")
     except DAMAGE as error:
-        raise UserError(f"{path} can't be read: {error}") from error
+        raise unreadable(path, error) from error
     if names is None:
         return numbered(images)
     if names.ndim != 1 or names.dtype.kind != "U" or len(names) <= images.labels.max():
@@ -185,7 +159,7 @@ def npz_names(path: Path) -> set[str]:
         with zipfile.ZipFile(path) as archive:
             return {name.removesuffix(".npy") for name in archive.namelist()}
     except DAMAGE as error:
-        raise UserError(f"{path} can't be read: {error}") from error
+        raise unreadable(path, error) from error
 
 
 def keys_of(names: set[str], split: str) -> tuple[str, ...]:
@@ -210,7 +184,11 @@ def read_array(path: Path) -> np.ndarray:
     try:
         return np.load(path, allow_pickle=False)
     except DAMAGE as error:
-        raise UserError(f"{path} can't be read: {error}") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} can't be read ({error}): copy or save it again")
 
 
 def checked(path: Path, pixels: np.ndarray, labels: np.ndarray) -> Images:
@@ -242,15 +220,3 @@ def checked(path: Path, pixels: np.ndarray, labels: np.ndarray) -> Images:
 
 def numbered(images: Images) -> ImageFiles:
     return ImageFiles(images, tuple(str(i) for i in range(int(images.labels.max()) + 1)))
-
-
-def existing(path: Any) -> Path:
-    """Return the path of a file or folder; UserError if there is none."""
-    try:
-        path = Path(path).expanduser()
-        found = path.exists()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UserError(f"{path} can't be read: {error}") from error
-    if not found:
-        raise UserError(f"there is no file or folder {path}")
-    return path

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from resnet_cifar.data import synthetic
+from resnet_cifar.data import cifar, synthetic
 from resnet_cifar.errors import UserError
 
 AnyArray = jax.Array | np.ndarray
@@ -22,16 +22,15 @@ class Dataset(NamedTuple):
 
     num_classes: int
     sizes: dict[str, int]  # Number of images in "train" and "test".
-    mean: RGB  # Of the train pixels in [0, 1], by channel.
-    std: RGB
-    sha256: str = ""  # Of one's own images. The others are known by name.
+    mean: RGB  # Mean of the train pixels in [0, 1], by channel.
+    std: RGB  # Their standard deviation.
+    sha256: str = ""  # Digest of one's own images. The others are known by name.
 
 
-CIFAR_SIZES = {"train": 50_000, "test": 10_000}
 GREY = (0.481, 0.481, 0.481), (0.257, 0.257, 0.257)
 DATASETS = {  # The CIFAR statistics are computed over the 50,000 train images.
-    "cifar10": Dataset(10, CIFAR_SIZES, (0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)),
-    "cifar100": Dataset(100, CIFAR_SIZES, (0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615)),
+    "cifar10": Dataset(10, cifar.SIZES, (0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)),
+    "cifar100": Dataset(100, cifar.SIZES, (0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615)),
     "synthetic": Dataset(10, synthetic.SIZES, *GREY),
     "synthetic100": Dataset(100, synthetic.SIZES, *GREY),
 }
@@ -83,8 +82,6 @@ def load_split(dataset: str, name: str, data_dir: str | None = None, *, seed: in
     if dataset.startswith("synthetic"):
         images, labels = synthetic.make_images(facts.num_classes, name, seed)
     else:
-        from resnet_cifar.data import cifar
-
         images, labels = cifar.load(dataset, name, data_dir)
     return Images(images, labels.astype(np.int32))
 
@@ -127,8 +124,6 @@ def whereabouts(dataset: str, data_dir: str | None = None, *, seed: int = 0) -> 
         return f"{facts.num_classes} classes from {path} (sha256 {facts.sha256[:12]})"
     if dataset.startswith("synthetic"):
         return f"generated from seed {seed}"
-    from resnet_cifar.data import cifar
-
     folder = cifar.prepared_folder(dataset, data_dir)
     return f"from {folder}" if folder else f"not yet in {cifar.resolve(data_dir)}"
 
@@ -154,8 +149,6 @@ def class_names(dataset: str, data_dir: str | None = None) -> list[str]:
         return list(own.read(dataset).class_names)
     if dataset.startswith("synthetic"):
         return synthetic.class_names(DATASETS[dataset].num_classes)
-    from resnet_cifar.data import cifar
-
     return cifar.class_names(dataset, data_dir)
 
 

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from resnet_cifar.data.files import SPLITS, existing, pictures, read_files, splits
+from resnet_cifar.data.files import SPLITS, read_files, splits
 from resnet_cifar.data.images import RGB, Dataset, Images
+from resnet_cifar.data.pictures import existing, files_below
 from resnet_cifar.errors import UserError
 
 
@@ -35,7 +36,7 @@ def read(path: str | Path) -> Own:
       UserError: a split is missing, there are fewer than two classes, or `read_files` says so.
     """
     path = existing(path).absolute()
-    files = pictures(path) if path.is_dir() else [path]
+    files = files_below(path) if path.is_dir() else [path]
     stats = ((file, file.stat()) for file in files)
     return _read(path, tuple((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats))
 

@@ -6,7 +6,6 @@ are random for each image, so neither colour nor any single pixel gives the clas
 
 import numpy as np
 
-SIDE = 32
 SIZES = {"train": 10_000, "test": 2_000}
 
 # Each is symmetric, as training flips. Coordinates run from -1 to 1 over the shape, y downwards.
@@ -63,7 +62,7 @@ def make_images(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np
     def uniform(low, high, *size):
         return rng.uniform(low, high, (*size, n, 1, 1)).astype(np.float32)
 
-    y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)[:, None] - (SIDE - 1) / 2
+    y, x = np.mgrid[:32, :32].astype(np.float32)[:, None] - 31 / 2  # From the centre.
     top, left = uniform(-6, 6, 2)
     radius = uniform(8, 13)
     inside = evaluate(

@@ -6,7 +6,7 @@
 Collects the finished runs below the workdir and prints mean and sample standard deviation for each
 network. Runs that follow a recipe exactly are added to results/<recipe>.json. With --output, all
 runs go into that file instead, with curves and, if the runs differ in two fields, a heat map beside
-it. The best setting is chosen by validation, never by test. Then the pictures beside these files
+it. The best variant is chosen by validation, never by test. Then the pictures beside these files
 and the tables between the markers in README.md and docs/ are regenerated.
 """
 

@@ -59,7 +59,7 @@ def evaluation_lines(evaluation: Evaluation) -> list[str]:
     lines += [*aligned(rows), ""]
     if evaluation.comparison:
         lines += [*comparison_lines(evaluation.comparison), ""]
-        lines += [f"Below: the {ENSEMBLE}.", ""]
+        lines += [f"The {ENSEMBLE}'s accuracy by class and most frequent mistakes:", ""]
     return [*lines, *class_lines(evaluation), "", *mistake_lines(evaluation)]
 
 

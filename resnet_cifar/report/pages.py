@@ -16,8 +16,8 @@ def fill(page: Path, sections: dict[str, list[str]]) -> str:
     """Return the text of a page with new content in its marked sections.
 
     Args:
-      page: A Markdown file, which is left as it is.
-      sections: Lines by section name. Those without markers on the page are ignored.
+      page: a Markdown file, which is left as it is.
+      sections: lines by section name. Those without markers on the page are ignored.
 
     Raises:
       UserError: one of the two markers of a section is missing, or they are out of order.

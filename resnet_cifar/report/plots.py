@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from resnet_cifar.report.ranking import HeatMap
 from resnet_cifar.report.statistics import Curve, Series
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
@@ -39,10 +38,10 @@ def plot_curves(
     """Draw loss, accuracy and learning rate of one run over epochs as a PNG.
 
     Args:
-      rows: The rows of `metrics.jsonl`.
-      learning_rates: Points (epoch, learning rate).
-      title: Stands above the three panels.
-      path: The picture.
+      rows: the rows of `metrics.jsonl`.
+      learning_rates: points (epoch, learning rate).
+      title: stands above the three panels.
+      path: the picture.
     """
     curves_figure(rows, learning_rates, title).savefig(path, dpi=120)
 
@@ -77,9 +76,9 @@ def plot_learning(panels: dict[str, list[Curve]], title: str, path: Path) -> Non
     """Draw accuracy over epochs as a PNG: mean over seeds, in a band of one deviation.
 
     Args:
-      panels: Curves by the title of their panel.
-      title: What all curves share, said once above the panels.
-      path: The picture.
+      panels: curves by the title of their panel.
+      title: what all curves share, stated once above the panels.
+      path: the picture.
     """
     learning_figure(panels, title).savefig(path, dpi=120, metadata=REPRODUCIBLE)
 
@@ -118,8 +117,8 @@ def plot_accuracy_against_time(panels: dict[str, list[Series]], path: Path) -> N
     """Draw accuracy against training time as a PNG; our own points are joined.
 
     Args:
-      panels: Series by the title of their panel.
-      path: The picture.
+      panels: series by the title of their panel.
+      path: the picture.
     """
     figure = accuracy_against_time_figure(panels)
     figure.savefig(path, dpi=120, metadata=REPRODUCIBLE)
@@ -160,47 +159,15 @@ def draw_series(axes: Axes, series: list[Series]) -> list[Line2D]:
     return lines
 
 
-def plot_heat_maps(maps: dict[str, HeatMap], path: Path) -> None:
-    """Draw the accuracy of each combination of two fields as a PNG, with its number in each cell.
-
-    Args:
-      maps: by the title of their panel.
-      path: The picture.
-    """
-    heat_map_figure(maps).savefig(path, dpi=120, metadata=REPRODUCIBLE)
-
-
-def heat_map_figure(maps: dict[str, HeatMap]) -> Figure:
-    columns = max(len(own.x_values) for own in maps.values())
-    rows = max(len(own.y_values) for own in maps.values())
-    size = (1.6 + max(3.0, 0.9 * columns)) * len(maps), 1.4 + 0.5 * rows
-    figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(1, len(maps), squeeze=False)[0]
-    for axes, (title, own) in zip(panels, maps.items(), strict=True):
-        accuracy = np.array(own.accuracy)
-        image = axes.imshow(accuracy, cmap="cividis", aspect="auto")  # Its lightness is monotonic.
-        axes.set_title(f"{title}: {own.split} accuracy (%)", fontsize=10)
-        axes.set_xticks(range(len(own.x_values)), own.x_values)
-        axes.set_yticks(range(len(own.y_values)), own.y_values)
-        axes.set_xlabel(own.x)
-        axes.set_ylabel(own.y)
-        for (y, x), value in np.ndenumerate(accuracy):
-            dark = image.norm(value) < 0.5
-            text = "-" if np.isnan(value) else f"{value:.2f}"
-            color = "white" if dark and text != "-" else "black"
-            axes.text(x, y, text, ha="center", va="center", color=color)
-    return figure
-
-
 def panel_figure(
     title: str, labels: dict[str, list[str]], draw: Callable[[Axes, str], list[Line2D]]
 ) -> Figure:
     """Draw panels side by side, each above a legend for which the figure makes room.
 
     Args:
-      title: Stands above the panels, wrapped to their width.
-      labels: By panel, the label of each line in the order in which they are drawn.
-      draw: Draws one panel and returns its lines.
+      title: stands above the panels, wrapped to their width.
+      labels: by panel, the label of each line in the order in which they are drawn.
+      draw: draws one panel and returns its lines.
     """
     wrapped = {panel: [textwrap.fill(text, 80) for text in own] for panel, own in labels.items()}
     heights = [sum(text.count("\n") + 1 for text in own) for own in wrapped.values()]

@@ -3,7 +3,7 @@
 Finished runs below the workdir are printed with mean and sample standard deviation. Runs trained
 exactly by a recipe are added to results/RECIPE.json. With an output, all runs go into that file
 instead. Then the pictures beside the files of results, and the tables between the markers in
-README.md and docs/, are made again.
+README.md and docs/, are regenerated.
 """
 
 from functools import cache, partial
@@ -12,9 +12,9 @@ from pathlib import Path
 from resnet_cifar.errors import UserError
 from resnet_cifar.recipes import RECIPES
 from resnet_cifar.report import tables
+from resnet_cifar.report.heat_maps import heat_maps, plot_heat_maps
 from resnet_cifar.report.pages import fill, wrap
-from resnet_cifar.report.plots import plot_accuracy_against_time, plot_heat_maps, plot_learning
-from resnet_cifar.report.ranking import heat_maps
+from resnet_cifar.report.plots import plot_accuracy_against_time, plot_learning
 from resnet_cifar.report.runs import (
     CARD_DEPTHS,
     DATASET_TITLES,
@@ -39,10 +39,10 @@ def report(workdir: Path, *, output: Path | None = None, root: Path | None = Non
     """Report the finished runs of a workdir, and update files of results, pictures and pages.
 
     Args:
-      workdir: Holds the folders of the runs, at any depth.
-      output: A `.json` file for all runs, whatever their config. Without it, runs trained by a
+      workdir: holds the folders of the runs, at any depth.
+      output: a `.json` file for all runs, whatever their config. Without it, runs trained by a
         recipe are added to the files of the repository.
-      root: The repository. By default the nearest folder from the workdir upwards whose README.md
+      root: the repository; by default the nearest folder from the workdir upwards whose README.md
         has the marked table. With an output it may be missing.
 
     Raises:

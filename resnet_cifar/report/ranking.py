@@ -1,16 +1,16 @@
-"""Settings compared: the best by validation, paired gains, seeds needed, a table for a heat map.
+"""Variants compared: the best by validation, paired gains, seeds needed.
 
-No setting is ever chosen by the test set.
+No variant is ever chosen by the test set.
 """
 
 import itertools
 import math
 import statistics
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from resnet_cifar.report.runs import networks, select
 from resnet_cifar.report.statistics import PairedDifference, paired_difference
-from resnet_cifar.report.variants import Run, format_value, varying_fields
+from resnet_cifar.report.variants import Run
 
 VISIBLE_DIFFERENCE = 0.002  # 0.2 points of accuracy.
 MOST_SEEDS = 1000
@@ -25,17 +25,6 @@ class Gain(NamedTuple):
     dataset: str
     depth: int
     difference: PairedDifference
-
-
-class HeatMap(NamedTuple):
-    """Mean accuracy (%) by two fields; nan where there is no run."""
-
-    split: str
-    x: str
-    y: str
-    x_values: list[str]
-    y_values: list[str]
-    accuracy: list[list[float]]  # [y, x].
 
 
 def validation_accuracy(run: Run) -> float | None:
@@ -99,45 +88,3 @@ def seeds_needed(deviation: float, difference: float = VISIBLE_DIFFERENCE) -> in
         if float(t.ppf(0.975, n - 1)) * deviation / math.sqrt(n) <= difference:
             return n
     return None
-
-
-def heat_maps(groups: dict[str, list[Run]]) -> dict[str, HeatMap]:
-    """Return a map for each network, by its title, if the variants differ in exactly two fields.
-
-    The accuracy is that of the validation split where there is one.
-    """
-    runs = list(itertools.chain.from_iterable(groups.values()))
-    fields = varying_fields(runs)
-    if len(fields) != 2:
-        return {}
-    y, x = fields
-    maps = {}
-    for dataset, depth in networks(runs):
-        own = select(runs, dataset, depth)
-        values = {field: ordered_values(own, field) for field in fields}
-        if all(len(found) > 1 for found in values.values()):
-            split = "test" if mean_validation(own) is None else "validation"
-            cells = [
-                [cell(own, {x: column, y: row}, split) for column in values[x]] for row in values[y]
-            ]
-            title = f"ResNet{depth} on {dataset}"
-            maps[title] = HeatMap(split, x, y, values[x], values[y], cells)
-    return maps
-
-
-def ordered_values(runs: list[Run], field: str) -> list[str]:
-    """Return the values of a field, numbers in ascending order."""
-    values = {format_value(run["config"].get(field)): run["config"].get(field) for run in runs}
-    numeric = all(isinstance(value, int | float) for value in values.values())
-    order: Any = values.get if numeric else None
-    return sorted(values, key=order)
-
-
-def cell(runs: list[Run], setting: dict[str, str], split: str) -> float:
-    own = [
-        run
-        for run in runs
-        if all(format_value(run["config"].get(name)) == v for name, v in setting.items())
-    ]
-    accuracies = [run["epochs"][split]["accuracy"][-1] for run in own]
-    return 100 * statistics.mean(accuracies) if accuracies else math.nan

@@ -11,7 +11,7 @@ from resnet_cifar.errors import UserError
 from resnet_cifar.report.variants import KEY, Run, run_key, variant_name
 from resnet_cifar.workdir import write_atomically
 
-FILE_START = '{"runs": [\n'  # Of a file of results, which has one line for each run.
+FILE_START = '{"runs": [\n'  # Begins a file of results, which has one line for each run.
 DATASET_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}  # Those of the model card.
 CARD_DEPTHS = (20, 32, 44, 56, 110)
 REQUIRED = (

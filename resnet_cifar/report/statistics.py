@@ -22,7 +22,7 @@ class PairedDifference(NamedTuple):
     mean: float
     half_interval: float
     pairs: int
-    deviation: float  # Of the single differences.
+    deviation: float  # Sample deviation of the single differences.
 
 
 class Curve(NamedTuple):
@@ -67,8 +67,8 @@ def paired_difference(runs: list[Run], baseline: list[Run]) -> PairedDifference 
     The interval is `mean ± t(0.975, pairs - 1) * deviation / sqrt(pairs)`.
 
     Args:
-      runs: Of one network on one data set, by one variant.
-      baseline: Of the same network and data set, by another variant.
+      runs: of one network on one data set, by one variant.
+      baseline: of the same network and data set, by another variant.
 
     Returns:
       None if fewer than two seeds are in both.

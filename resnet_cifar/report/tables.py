@@ -4,11 +4,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Iterable
-from functools import cache
 from typing import Any
-
-import jax
-import jax.numpy as jnp
 
 from resnet_cifar.config import Config
 from resnet_cifar.models import ResNet
@@ -24,15 +20,14 @@ from resnet_cifar.report.ranking import (
 from resnet_cifar.report.runs import CARD_DEPTHS, DATASET_TITLES, completed, networks, select
 from resnet_cifar.report.statistics import PairedDifference, paired_difference, spread
 from resnet_cifar.report.variants import Run, format_value, label_variants
+from resnet_cifar.variables import num_parameters
 
 Load = Callable[[str], list[Run]]  # Returns the runs of results/NAME.json.
 
 NETWORKS = [f"ResNet{depth}" for depth in CARD_DEPTHS]
 PLANNED = ("card", "strong", "fast")  # The recipes that the sweep trains by default.
-HIDDEN_FIELDS = (
-    "depth", "dataset", "data_dir", "seed", "width", "init_from", "eval_every_epochs",
-    "checkpoint_every_epochs", "num_devices",
-)  # fmt: skip
+# Shown for every recipe; other fields only if one of the recipes changes them.
+ALWAYS_SHOWN = ("shortcut", "warmup", "decay_factor", "momentum")
 NO_RUN = "-"
 
 
@@ -45,11 +40,12 @@ def family_table(load: Load, recipes: Iterable[str], up: str) -> list[str]:
     """Return parameters, accuracy and training time of every network.
 
     Args:
-      load: Returns the runs of a file of results.
-      recipes: Those whose runs are shown.
-      up: The way from the page to the top of the repository, such as `../`.
+      load: returns the runs of a file of results.
+      recipes: those whose runs are shown.
+      up: the path from the page to the top of the repository, such as `../`.
     """
-    rows = [["parameters, 10 classes", *(f"{parameter_count(depth):,}" for depth in CARD_DEPTHS)]]
+    sizes = [f"{num_parameters(ResNet(depth)):,}" for depth in CARD_DEPTHS]
+    rows = [["parameters, 10 classes", *sizes]]
     rows += [
         [f"{title} accuracy (%), `{recipe}`", *accuracy_cells(load(recipe), dataset)]
         for dataset, title in DATASET_TITLES.items()
@@ -102,23 +98,6 @@ def time_cell(runs: list[Run]) -> str:
     rate = statistics.mean(run["images_per_second"] for run in runs)
     per_epoch = seconds / runs[0]["config"]["num_epochs"]
     return f"{seconds:,.1f} s; {rate:,.0f} images/s; {per_epoch:.2f} s per epoch"
-
-
-def parameter_count(depth: int) -> int:
-    """Return the number of trained parameters for ten classes.
-
-    Six more layers are one more block in each stage, always of the same size:
-    `count(8) + (depth - 8) / 6 * (count(14) - count(8))`, which spares tracing deep networks.
-    """
-    return traced_count(8) + (depth - 8) // 6 * (traced_count(14) - traced_count(8))
-
-
-@cache
-def traced_count(depth: int) -> int:
-    def init():  # Traced only: an accelerator may be busy with training.
-        return ResNet(depth).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
-
-    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init)["params"]))
 
 
 def missing_accuracies(load: Load, recipes: Iterable[str]) -> list[str]:
@@ -201,11 +180,16 @@ def peer_row(peer: dict[str, Any]) -> list[str]:
 
 
 def recipes_table() -> list[str]:
-    """Return the hyperparameters of every recipe."""
+    """Return the hyperparameters of every recipe, without those that all leave at the default."""
     configs = [dataclasses.asdict(make_config(recipe)) for recipe in RECIPES]
-    names = [field.name for field in dataclasses.fields(Config) if field.name not in HIDDEN_FIELDS]
+    names = [
+        name
+        for name, default in dataclasses.asdict(Config()).items()
+        if name in ALWAYS_SHOWN or any(config[name] != default for config in configs)
+    ]
     rows = [[f"`{name}`", *(format_value(config[name]) for config in configs)] for name in names]
     lines = [*markdown_table(["field", *(f"`{recipe}`" for recipe in RECIPES)], rows), ""]
+    lines.append("All other fields have their defaults.")
     for (recipe, depth), fields in DEPTH_OVERRIDES.items():
         values = ", ".join(f"`{name}={value}`" for name, value in fields.items())
         lines.append(f"ResNet{depth} by `{recipe}` has {values}.")
@@ -230,11 +214,11 @@ def variants_table(groups: dict[str, list[Run]]) -> list[str]:
     lines = [*wrap(f"All runs: {shared}."), ""] if shared else []
     heading = ["variant", "data", "network", *["validation accuracy (%)"] * validated]
     lines += markdown_table([*heading, "test accuracy (%), seeds", "seconds of training"], rows)
-    return [*lines, *best_settings(groups, short), *gains_table(groups, short)]
+    return [*lines, *best_variants(groups, short), *gains_table(groups, short)]
 
 
-def best_settings(groups: dict[str, list[Run]], short: dict[str, str]) -> list[str]:
-    """Name the best setting of each network by its validation split, or say that there is none."""
+def best_variants(groups: dict[str, list[Run]], short: dict[str, str]) -> list[str]:
+    """Name the best variant of each network by its validation split, or say that there is none."""
     if len(groups) < 2:
         return []
     lines = []

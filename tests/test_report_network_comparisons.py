@@ -7,8 +7,8 @@ import pytest
 
 from resnet_cifar.config import Config
 from resnet_cifar.evaluation import log_softmax, mcnemar, score
-from resnet_cifar.report.comparisons import compare
 from resnet_cifar.report.evaluations import Result
+from resnet_cifar.report.network_comparisons import compare
 
 
 def result(name, correct, n=4):

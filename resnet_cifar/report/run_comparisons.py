@@ -41,7 +41,7 @@ def comparison(groups: dict[str, list[Run]]) -> list[str]:
             own = [run for run in runs if (run["dataset"], run["depth"]) == (dataset, depth)]
             validation = mean_validation(own)
             score = "-" if validation is None else f"{100 * validation:.2f}"
-            cells = [setting(own, field) for field in fields]
+            cells = [field_values(own, field) for field in fields]
             rows.append([name, *cells, score, accuracy_cell(runs, dataset, depth)])
     heading = ["runs", *fields, "validation accuracy (%)", "test accuracy (%), seeds"]
     return [*markdown_table(heading, rows), *differences(groups)]
@@ -51,8 +51,8 @@ def whole(run: Run) -> dict:
     return {**run["config"], "dataset": run["dataset"], "depth": run["depth"]}
 
 
-def setting(runs: list[Run], field: str) -> str:
-    """Return the value of a field in some runs, or all its values."""
+def field_values(runs: list[Run], field: str) -> str:
+    """Return the value of a field in some runs, or all its values joined by "or"."""
     values = dict.fromkeys(format_value(whole(run).get(field)) for run in runs)
     return " or ".join(values)
 
