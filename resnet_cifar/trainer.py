@@ -59,7 +59,9 @@ class Trainer:
         """
         if programs and (names := programs.misfits(config)):
             own = ", ".join(f"config.{n}={getattr(programs.config, n)!r}" for n in names)
-            raise UserError(f"the programs were built for {own}: build Programs(config) for this run")
+            raise UserError(
+                f"the programs were built for {own}: build Programs(config) for this run"
+            )
         self.config = config
         self._compiled_before = programs.compile_seconds if programs else 0.0
         self.programs = programs or Programs(config)

@@ -32,7 +32,12 @@ def test_the_paper_makes_64000_steps(depth, warmup_steps):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "steps"), [("strong", (195, 39_000, 975, ())), ("fast", (97, 3_880, 485, ()))]
+    ("recipe", "steps"),
+    [
+        ("strong", (195, 39_000, 975, ())),
+        ("best", (195, 58_500, 975, ())),
+        ("fast", (97, 3_880, 485, ())),
+    ],
 )
 def test_other_recipes_in_steps(recipe, steps):
     assert steps_of(make_config(recipe, depth=56)) == steps

@@ -97,8 +97,8 @@ def test_peers_stand_below_our_own_rows():
 
 def test_the_recipes_table_has_every_hyperparameter():
     lines = recipes_table()
-    assert "| `num_epochs` | 160 | 182.336 | 200 | 40 |" in lines
-    assert "| `decay_epochs` | 80,120 | 91.168,136.752 | none | none |" in lines
+    assert "| `num_epochs` | 160 | 182.336 | 200 | 300 | 40 |" in lines
+    assert "| `decay_epochs` | 80,120 | 91.168,136.752 | none | none | none |" in lines
     assert lines[-1] == "ResNet110 by `paper` has `warmup=constant`, `warmup_epochs=1.14`."
 
 
