@@ -26,7 +26,7 @@ from absl import flags
 from resnet_cifar.cli import enable_compile_cache, explain
 from resnet_cifar.config import Config, validate
 from resnet_cifar.config_flags import define_file, define_require, read_config
-from resnet_cifar.devices import require
+from resnet_cifar.devices import device_name, require
 from resnet_cifar.errors import UserError
 from resnet_cifar.grid import (
     DATASETS,
@@ -40,7 +40,7 @@ from resnet_cifar.grid import (
     read_grid,
     take_shard,
 )
-from resnet_cifar.plan import load_splits, make_plan
+from resnet_cifar.plan import blank_splits, load_splits, make_plan
 from resnet_cifar.programs import Programs
 from resnet_cifar.recipes import make_config
 from resnet_cifar.report.runs import read_summary
@@ -48,6 +48,7 @@ from resnet_cifar.report.variants import with_fields
 from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.streams import BrokenPipeSafe
 from resnet_cifar.train import train_and_evaluate
+from resnet_cifar.trainer import Trainer
 from resnet_cifar.workdir import absolute, check_resumable, check_writable, saved_config
 
 HIDDEN = tuple(FLAGS)
@@ -185,9 +186,41 @@ def time_left(jobs: list[Job], left: list[Job]) -> str:
     return f"{runs}, about {datetime.timedelta(seconds=round(seconds))} plus compilation"
 
 
+def estimate(jobs: list[Job], timed: Callable[[Config], float] | None = None) -> str:
+    """Estimate the time of a plan of which nothing is finished yet, from its smallest network.
+
+    Returns "" if there are finished runs, from which `time_left` knows more.
+    """
+    if any(result(job) for job in jobs):
+        return ""
+    smallest = min((job.config for job in jobs), key=step_cost)
+    seconds = (timed or seconds_per_step)(smallest)
+    total = seconds * sum(cost(job.config) for job in jobs) / step_cost(smallest)
+    return (
+        f"about {datetime.timedelta(seconds=round(total))} of training, plus evaluation and "
+        f"compilation, from a step of ResNet{smallest.depth} with {smallest.batch_size:,} images "
+        f"timed just now: {seconds:.2g} s on {device_name()}"
+    )
+
+
+def seconds_per_step(config: Config) -> float:
+    """Compile a network, train up to three dispatches on black images, and time a step."""
+    trainer = Trainer(config, load=blank_splits)
+    state = trainer.programs.devices.replicate(trainer.init_state())
+    step, done = 0, []
+    for rows in trainer.epoch_batches(0)[:3]:
+        state, finished = trainer.train(state, step, rows)
+        step, done = step + len(rows), [*done, *finished]
+    return min(one.seconds / one.num_steps for one in (*done, *trainer.drain()))
+
+
 def cost(config: Config) -> float:
     """Return the images of a run times the layers that each passes: proportional to its time."""
-    return make_plan(config).num_steps * config.batch_size * (config.depth - 1)
+    return make_plan(config).num_steps * step_cost(config)
+
+
+def step_cost(config: Config) -> float:
+    return config.batch_size * (config.depth - 1)
 
 
 def each_once(flag: str, values: list[str]) -> list[str]:
@@ -220,7 +253,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "runs", "Folder of the runs' folders.", flag_values=values)
     text = "Share of this process: 2/8 is the second of eight."
     flags.DEFINE_string("shard", "1/1", text, flag_values=values)
-    text = "Print what is finished and what is left, and stop."
+    text = "Print what is finished, what is left and about how long it takes, and stop."
     flags.DEFINE_bool("dry_run", False, text, flag_values=values)
     define_require(values)
 
@@ -259,7 +292,9 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
     enable_compile_cache()
     if given["dry_run"]:
         check(jobs)
-        print(status(jobs))
+        print(status(jobs), flush=True)
+        if line := estimate(jobs):
+            print(line)
     else:
         sweep(jobs, stop=stop)
 
