@@ -26,6 +26,7 @@ from absl import flags
 from resnet_cifar.cli import enable_compile_cache, explain
 from resnet_cifar.config import Config, validate
 from resnet_cifar.config_flags import define_file, define_require, read_config
+from resnet_cifar.describe import accuracy_text
 from resnet_cifar.devices import device_name, require
 from resnet_cifar.errors import UserError
 from resnet_cifar.grid import (
@@ -153,7 +154,7 @@ def train_logged(
 
 def score(job: Job) -> str:
     summary = result(job)
-    return f"{summary['test_accuracy']:.2%} after {summary['train_seconds']:,.0f} s of training"
+    return f"{accuracy_text(summary)} after {summary['train_seconds']:,.0f} s of training"
 
 
 def status(jobs: list[Job]) -> str:

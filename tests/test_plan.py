@@ -49,6 +49,15 @@ def test_the_watched_split_is_validation_if_there_is_one(tiny):
     assert make_plan(config).watched == "validation"
 
 
+def test_averaged_weights_are_scored_just_before_the_others(tiny):
+    config = dataclasses.replace(tiny, validation_split="train[130:200]", ema_decay=0.9)
+    plan = make_plan(config)
+    assert plan.splits_due(1, 4) == ["validation_ema", "validation"]
+    assert plan.splits_due(0, 16) == ["validation_ema", "validation", "test_ema", "test"]
+    assert plan.scored == ["train", "test", "validation", "test_ema", "validation_ema"]
+    assert (plan.size("validation_ema"), plan.size("test")) == (70, 100)
+
+
 def test_epochs_begin_and_end(tiny):
     plan = make_plan(dataclasses.replace(tiny, num_epochs=3.5))
     assert [plan.epoch_end(step) for step in (0, 3, 4, 11, 12, 13, 14)] == [4, 4, 8, 12, 14, 14, 14]

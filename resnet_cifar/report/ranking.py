@@ -8,7 +8,7 @@ import math
 import statistics
 from typing import Any, NamedTuple
 
-from resnet_cifar.report.runs import networks, select
+from resnet_cifar.report.runs import epochs_of, networks, select
 from resnet_cifar.report.statistics import PairedDifference, paired_difference
 from resnet_cifar.report.variants import Run, format_value, varying_fields
 
@@ -40,7 +40,7 @@ class HeatMap(NamedTuple):
 
 def validation_accuracy(run: Run) -> float | None:
     """Return the last validation accuracy of a run; None without a validation split."""
-    accuracies = run["epochs"].get("validation", {}).get("accuracy")
+    accuracies = epochs_of(run, "validation")["accuracy"]
     return accuracies[-1] if accuracies else None
 
 
@@ -139,5 +139,5 @@ def cell(runs: list[Run], setting: dict[str, str], split: str) -> float:
         for run in runs
         if all(format_value(run["config"].get(name)) == v for name, v in setting.items())
     ]
-    accuracies = [run["epochs"][split]["accuracy"][-1] for run in own]
+    accuracies = [epochs_of(run, split)["accuracy"][-1] for run in own]
     return 100 * statistics.mean(accuracies) if accuracies else math.nan
