@@ -168,8 +168,8 @@ def averaged(state: TrainState) -> TrainState:
     `ExponentialMovingAverage` does. The running statistics of BatchNorm are averaged like the
     parameters, as timm's `ModelEmaV3` and `torch.optim.swa_utils.AveragedModel(use_buffers=True)`
     do. So they belong to the same steps, need no pass over the training images (`update_bn`) before
-    each evaluation and checkpoint, and resume bit for bit. They fit the averaged weights as long
-    as these steps are close to each other, as at the low learning rate that ends a run.
+    each evaluation and checkpoint, and resume bit for bit. They fit the averaged weights at
+    the low learning rate that ends a run; while it is high, statistics from a pass score higher.
 
     Example:
       >>> from resnet_cifar import ResNet, make_optimizer
