@@ -1,7 +1,7 @@
 """ResNet32 on CIFAR-10: 0.46 million parameters, 160 epochs with the recipe of the model card.
 
 python main.py --config=configs/resnet32.py        # The model card's recipe.
-python main.py --config=configs/resnet32.py:paper  # The paper's; others: strong, fast.
+python main.py --config=configs/resnet32.py:paper  # The paper's; others: strong, best, fast.
 
 Its accuracy and time have not been measured here yet.
 """

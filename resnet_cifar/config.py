@@ -53,6 +53,7 @@ class Config:
     mixup: float = 0.0  # Alpha of Beta(alpha, alpha), usual: 0.2 to 1 (Zhang et al. 2018).
     mixup_off_epochs: float = 0.0  # The last epochs go without mixup (GluonCV).
     cutout: int = 0  # Side of the square in pixels, usual: 16 or 8 (DeVries & Taylor 2017).
+    ema_decay: float = 0.0  # Per step, of averaged weights. Usual: 0.999, or 0.9998 (timm).
     train_fraction: float = 1.0  # Share of the train split, chosen by the seed.
     label_noise: float = 0.0  # Share of training labels with another class, chosen by the seed.
 
@@ -87,6 +88,7 @@ RANGES = {
     "mixup": (0, math.inf),
     "mixup_off_epochs": (0, math.inf),
     "cutout": (0, 32),
+    "ema_decay": (0, 1),
     "train_fraction": (0, 1),
     "label_noise": (0, 1),
     "seed": (0, 2**32 - 1),

@@ -15,6 +15,7 @@ from resnet_cifar.config import Config
 from resnet_cifar.data import dataset_title, shared_images, whereabouts
 from resnet_cifar.devices import device_name, unused_gpu
 from resnet_cifar.metrics import Row
+from resnet_cifar.plan import EMA
 from resnet_cifar.provenance import environment
 from resnet_cifar.recipes import RECIPES, make_config
 from resnet_cifar.steps import train_step
@@ -134,13 +135,16 @@ def learning_rates(trainer: Trainer) -> list[tuple[float, float]]:
 def summary(trainer: Trainer, rows: list[Row], metadata: Metadata) -> dict[str, Any]:
     """Return the result of a finished run, whose checkpoints have this metadata."""
     plan = trainer.plan
-    by_split = {split: [row for row in rows if row["split"] == split] for split in plan.ranges}
+    by_split = {split: [row for row in rows if row["split"] == split] for split in plan.scored}
     seconds = sum(row["train_seconds"] for row in by_split["train"])
-    result = by_split["test"][-1]
+    names = ("accuracy", "top5_accuracy", "loss")
+    results = {
+        f"test_{name}{suffix}": by_split["test" + suffix][-1][name]
+        for suffix in ("", *[EMA] * plan.ema)
+        for name in names
+    }
     return {
-        "test_accuracy": result["accuracy"],
-        "test_top5_accuracy": result["top5_accuracy"],
-        "test_loss": result["loss"],
+        **results,
         "epochs": {
             split: {key: [row[key] for row in own] for key in ("epoch", "accuracy")}
             for split, own in by_split.items()
@@ -157,6 +161,14 @@ def summary(trainer: Trainer, rows: list[Row], metadata: Metadata) -> dict[str, 
         **{n: value for n, value in metadata.items() if n in ("images", "init_from")},
         "config": dataclasses.asdict(trainer.config),
     }
+
+
+def accuracy_text(summary: dict[str, Any]) -> str:
+    """Return the test accuracy in percent, and that of the averaged weights if there are any."""
+    text = f"{summary['test_accuracy']:.2%}"
+    if averaged := summary.get(f"test_accuracy{EMA}"):
+        text = f"{averaged:.2%} (averaged weights; without averaging {text})"
+    return text
 
 
 def compiling(trainer: Trainer) -> str:

@@ -7,7 +7,7 @@ from resnet_cifar.checkpoint.format import by_path
 from resnet_cifar.data import class_names, find_dataset
 from resnet_cifar.errors import UserError
 from resnet_cifar.pretrained import Pretrained, load
-from resnet_cifar.steps import TrainState
+from resnet_cifar.steps import TrainState, start_averages
 from resnet_cifar.trainer import Trainer
 from resnet_cifar.weights import digest
 from resnet_cifar.workdir import absolute
@@ -77,7 +77,8 @@ def initial_state(trainer: Trainer, start: Start | None) -> TrainState:
     params = dict(start.trained.variables["params"])
     if start.new_head:
         params["head"] = state.params["head"]
-    return state.replace(params=params, batch_stats=start.trained.variables["batch_stats"])
+    batch_stats = start.trained.variables["batch_stats"]
+    return start_averages(state.replace(params=params, batch_stats=batch_stats))
 
 
 def start_lines(trainer: Trainer, start: Start | None) -> list[str]:

@@ -81,7 +81,7 @@ class Metrics:
             sums[name] = sums.get(name, 0.0) + float(np.sum(values, dtype=np.float64))
         sums["steps"] += done.num_steps
         sums[clock] += done.seconds
-        size = len(self._plan.ranges[done.split])
+        size = self._plan.size(done.split)
         complete = done.step + done.num_steps == end if training else sums["count"] >= size
         return self._finish_row(done.split, end, sums) if complete else None
 
@@ -106,7 +106,7 @@ class Metrics:
                 "images_per_second": sums["count"] / sums["train_seconds"],
             }
         else:
-            size = len(self._plan.ranges[split])
+            size = self._plan.size(split)
             if sums["count"] != size:
                 raise RuntimeError(f"{sums['count']:g} images were scored instead of {size}")
             if not math.isfinite(row["loss"]):

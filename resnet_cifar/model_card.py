@@ -6,7 +6,7 @@ from typing import Any
 from resnet_cifar.config import with_defaults
 from resnet_cifar.data import dataset_title
 from resnet_cifar.report.pages import markdown_table, wrap
-from resnet_cifar.report.runs import DATASET_TITLES, read_summary
+from resnet_cifar.report.runs import DATASET_TITLES, final_accuracy, read_summary
 from resnet_cifar.report.variants import format_value
 from resnet_cifar.variables import num_parameters
 from resnet_cifar.weights import Pretrained
@@ -107,9 +107,12 @@ def result(trained: Pretrained) -> str:
     summary = read_summary(Path(trained.source)) if trained.config else None
     if not summary:
         return "The accuracy was not recorded with these weights."
+    averaged = bool(trained.config.get("ema_decay"))
+    accuracy = final_accuracy(summary) if averaged else summary["test_accuracy"]
     return (
-        f"{summary['test_accuracy']:.2%} of the test images after the last epoch, with seed "
-        f"{summary['config']['seed']}. No epoch was chosen by the test set."
+        f"{accuracy:.2%} of the test images after the last epoch, with seed "
+        f"{summary['config']['seed']}{', with averaged weights' * averaged}. No epoch was chosen "
+        "by the test set."
     )
 
 

@@ -10,6 +10,8 @@ from resnet_cifar.data import Images, find_dataset, load_images, parse_split, po
 from resnet_cifar.errors import UserError
 from resnet_cifar.regularization import add_label_noise, choose_subset, subset_size
 
+EMA = "_ema"  # Ends the name of a split that is scored with the averaged weights.
+
 
 class Plan(NamedTuple):
     """When everything happens, in steps, and which images it happens to."""
@@ -20,6 +22,7 @@ class Plan(NamedTuple):
     warmup_steps: int
     decay_steps: tuple[int, ...]
     num_train: int  # Training images: the train split or, by `train_fraction`, a part of it.
+    ema: bool = False  # Whether the averaged weights are scored, too.
 
     @property
     def watched(self) -> str:
@@ -49,9 +52,29 @@ class Plan(NamedTuple):
 
     def splits_due(self, every: int, step: int) -> list[str]:
         """Return the splits to score after `step` steps: the test set last, and at the end only."""
+        splits = [self.watched] if self.is_due(every, step) else []
         if step == self.num_steps:
-            return list(dict.fromkeys([self.watched, "test"]))  # Once if they are the same.
-        return [self.watched] if self.is_due(every, step) else []
+            splits = list(dict.fromkeys([self.watched, "test"]))  # Once if they are the same.
+        return [name for split in splits for name in (*[split + EMA] * self.ema, split)]
+
+    def result(self, split: str) -> str:
+        """Return the split whose rows score the network that the run results in."""
+        return split + EMA * self.ema
+
+    @property
+    def scored(self) -> list[str]:
+        """The splits that a run may have rows of."""
+        averaged = [split + EMA for split in self.ranges if split != "train"]
+        return [*self.ranges, *averaged * self.ema]
+
+    def size(self, split: str) -> int:
+        """Return the number of images of a split."""
+        return len(self.ranges[images_of(split)])
+
+
+def images_of(split: str) -> str:
+    """Return the split whose images are scored: "test" for "test_ema"."""
+    return split.removesuffix(EMA)
 
 
 def make_plan(config: Config) -> Plan:
@@ -72,7 +95,8 @@ def make_plan(config: Config) -> Plan:
             f"milestones at epochs {epochs} round to steps {steps} with {steps_per_epoch} steps "
             "per epoch; each must come after the one before: move them apart"
         )
-    return Plan(ranges, steps_per_epoch, steps[-1], steps[0], tuple(steps[1:-1]), num_images)
+    ema = config.ema_decay > 0
+    return Plan(ranges, steps_per_epoch, steps[-1], steps[0], tuple(steps[1:-1]), num_images, ema)
 
 
 def split_ranges(config: Config) -> dict[str, range]:

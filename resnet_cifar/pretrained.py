@@ -23,15 +23,18 @@ from resnet_cifar.workdir import absolute
 __all__ = ["Preprocessing", "Pretrained", "features", "load", "with_new_head"]
 
 WEIGHTS = "model.safetensors"
+EMA = "ema/"  # Begins the paths of the averages in a checkpoint.
 
 
-def load(path: str | Path, *, api: Any = None) -> Pretrained:
+def load(path: str | Path, *, averaged: bool = True, api: Any = None) -> Pretrained:
     """Load a trained network; nothing that is read is written, moved or deleted.
 
     Args:
       path: the workdir of a run (its newest good checkpoint), one checkpoint
         `WORKDIR/checkpoints/STEP`, a safetensors file, a folder with `model.safetensors`, or
         `hf://USER/NAME` on the Hugging Face hub, the only one that is downloaded.
+      averaged: of a run with `ema_decay`, return the averaged weights, which are its result. False:
+        those of the last step, as the same run without `ema_decay` would have.
       api: has the methods of `huggingface_hub.HfApi`, its default.
 
     Returns:
@@ -52,11 +55,11 @@ def load(path: str | Path, *, api: Any = None) -> Pretrained:
     folder = absolute(path)
     try:
         if (folder / "checkpoints").is_dir():
-            pretrained = read_checkpoints(folder, newest_first(folder / "checkpoints"))
+            pretrained = read_checkpoints(folder, newest_first(folder / "checkpoints"), averaged)
         elif (folder / WEIGHTS).exists():
             pretrained = read_weights(folder / WEIGHTS)
         elif (folder / "metadata").is_dir():
-            pretrained = read_checkpoints(folder, [folder])
+            pretrained = read_checkpoints(folder, [folder], averaged)
         elif folder.is_file():
             pretrained = read_weights(folder)
         else:
@@ -75,7 +78,7 @@ def newest_first(folder: Path) -> list[Path]:
     return [folder / str(step) for step in reversed(steps(folder))]
 
 
-def read_checkpoints(folder: Path, checkpoints: list[Path]) -> Pretrained:
+def read_checkpoints(folder: Path, checkpoints: list[Path], averaged: bool) -> Pretrained:
     """Return the first good one of some checkpoints; damaged ones before it go to stderr."""
     from resnet_cifar.checkpoint.format import Damaged, read
 
@@ -86,12 +89,15 @@ def read_checkpoints(folder: Path, checkpoints: list[Path]) -> Pretrained:
         except Damaged as problem:
             problems.append(f"the checkpoint {path} {problem}")
             continue
+        own = {n.removeprefix(EMA): a for n, a in arrays.items() if n.startswith(EMA)}
+        chosen = own if own and averaged else arrays
+        config = metadata.get("config", {})
         pretrained = assemble(
             f"the checkpoint {path}",
-            {n: a for n, a in arrays.items() if n.partition("/")[0] in ("params", "batch_stats")},
+            {n: a for n, a in chosen.items() if n.partition("/")[0] in ("params", "batch_stats")},
             metadata.get("preprocessing"),
             metadata.get("class_names"),
-            metadata.get("config", {}),
+            config if averaged or not own else {**config, "ema_decay": 0.0},
         )
         for problem in problems:
             print(f"warning: {problem}; using that of step {path.name}", file=sys.stderr)

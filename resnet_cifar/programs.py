@@ -96,7 +96,8 @@ class Programs:
 
     def init_state(self, key: jax.Array, config: Config) -> TrainState:
         """Initialize the parameters and the optimizer of a config: a state at step 0."""
-        return create_train_state(key, self.model, self.optimizer(**values(config)))
+        optimizer = self.optimizer(**values(config))
+        return create_train_state(key, self.model, optimizer, ema_decay=config.ema_decay)
 
     def optimizer(self, learning_rate: Any, weight_decay: Any) -> optax.GradientTransformation:
         """Build the optimizer; the two values may be traced."""
@@ -144,6 +145,7 @@ class Programs:
 
     def _train(self, fields: Any, data: Images, rows: Any, key: Any, own: dict[str, Any]) -> Any:
         state = self._state(fields, self.optimizer(**own), self._loss)
+        state = state.replace(ema_decay=self.config.ema_decay)
         state, metrics = train_steps(
             state, data, rows, key, preprocess=self._preprocess, regularize=self._regularize
         )

@@ -27,7 +27,8 @@ from absl import flags
 from resnet_cifar.cli import enable_compile_cache, explain
 from resnet_cifar.config import Config, validate
 from resnet_cifar.config_flags import define_file, define_require, read_config
-from resnet_cifar.devices import number_of_gpus, require
+from resnet_cifar.describe import accuracy_text
+from resnet_cifar.devices import device_name, number_of_gpus, require
 from resnet_cifar.errors import UserError
 from resnet_cifar.grid import (
     DATASETS,
@@ -41,7 +42,7 @@ from resnet_cifar.grid import (
     read_grid,
     take_shard,
 )
-from resnet_cifar.plan import load_splits, make_plan
+from resnet_cifar.plan import blank_splits, load_splits, make_plan
 from resnet_cifar.programs import Programs
 from resnet_cifar.recipes import make_config
 from resnet_cifar.report.runs import read_summary
@@ -49,6 +50,7 @@ from resnet_cifar.report.variants import with_fields
 from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.streams import BrokenPipeSafe
 from resnet_cifar.train import train_and_evaluate
+from resnet_cifar.trainer import Trainer
 from resnet_cifar.workdir import absolute, check_resumable, check_writable, saved_config
 from resnet_cifar.workers import advice, gpu_ids, run_workers, share
 
@@ -194,7 +196,7 @@ def train_logged(
 
 def score(job: Job) -> str:
     summary = result(job)
-    return f"{summary['test_accuracy']:.2%} after {summary['train_seconds']:,.0f} s of training"
+    return f"{accuracy_text(summary)} after {summary['train_seconds']:,.0f} s of training"
 
 
 def status(jobs: list[Job]) -> str:
@@ -227,9 +229,41 @@ def time_left(jobs: list[Job], left: list[Job]) -> str:
     return f"{runs}, about {datetime.timedelta(seconds=round(seconds))} plus compilation"
 
 
+def estimate(jobs: list[Job], timed: Callable[[Config], float] | None = None) -> str:
+    """Estimate the time of a plan of which nothing is finished yet, from its smallest network.
+
+    Returns "" if there are finished runs, from which `time_left` knows more.
+    """
+    if any(result(job) for job in jobs):
+        return ""
+    smallest = min((job.config for job in jobs), key=step_cost)
+    seconds = (timed or seconds_per_step)(smallest)
+    total = seconds * sum(cost(job.config) for job in jobs) / step_cost(smallest)
+    return (
+        f"about {datetime.timedelta(seconds=round(total))} of training, plus evaluation and "
+        f"compilation, from a step of ResNet{smallest.depth} with {smallest.batch_size:,} images "
+        f"timed just now: {seconds:.2g} s on {device_name()}"
+    )
+
+
+def seconds_per_step(config: Config) -> float:
+    """Compile a network, train up to three dispatches on black images, and time a step."""
+    trainer = Trainer(config, load=blank_splits)
+    state = trainer.programs.devices.replicate(trainer.init_state())
+    step, done = 0, []
+    for rows in trainer.epoch_batches(0)[:3]:
+        state, finished = trainer.train(state, step, rows)
+        step, done = step + len(rows), [*done, *finished]
+    return min(one.seconds / one.num_steps for one in (*done, *trainer.drain()))
+
+
 def cost(config: Config) -> float:
     """Return the images of a run times the layers that each passes: proportional to its time."""
-    return make_plan(config).num_steps * config.batch_size * (config.depth - 1)
+    return make_plan(config).num_steps * step_cost(config)
+
+
+def step_cost(config: Config) -> float:
+    return config.batch_size * (config.depth - 1)
 
 
 def each_once(flag: str, values: list[str]) -> list[str]:
@@ -262,7 +296,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "runs", "Folder of the runs' folders.", flag_values=values)
     text = "Share of this process: 2/8 is the second of eight."
     flags.DEFINE_string("shard", "1/1", text, flag_values=values)
-    text = "Print what is finished and what is left, and stop."
+    text = "Print what is finished, what is left and about how long it takes, and stop."
     flags.DEFINE_bool("dry_run", False, text, flag_values=values)
     text = "GPUs of this machine, like 0,1 or all: each gets a process and runs of its own."
     flags.DEFINE_string("gpus", "", text, flag_values=values)
@@ -309,7 +343,9 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
     enable_compile_cache()
     if given["dry_run"]:
         check(jobs)
-        print(status(jobs))
+        print(status(jobs), flush=True)
+        if line := estimate(jobs):
+            print(line)
     else:
         sweep(jobs, stop=stop)
 

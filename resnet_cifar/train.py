@@ -146,7 +146,7 @@ def _run(
                     f"saved at step {step:,} of {plan.num_steps:,}: the same command resumes there"
                 )
             summary = describe.summary(trainer, metrics.rows, metadata)
-            result = f"{summary['test_accuracy']:.2%} of the test images"
+            result = f"{describe.accuracy_text(summary)} of the test images"
             title = f"{describe.title(trainer)}: {result}"
             log.finish(summary, metrics.rows, title, describe.learning_rates(trainer))
             seconds = f"{summary['train_seconds']:,.0f} s of training"
@@ -191,7 +191,7 @@ def _loop(
         save = stopping or plan.is_due(config.checkpoint_every_epochs, step)
         if save:
             settle(trainer.drain())
-            accuracy = metrics.row(step, "validation").get("accuracy")
+            accuracy = metrics.row(step, plan.result("validation")).get("accuracy")
             checkpoints.save(state, sums=metrics.sums(step), validation_accuracy=accuracy)
         if stopping or step == plan.num_steps:
             return state, step

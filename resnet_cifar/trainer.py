@@ -19,10 +19,10 @@ from resnet_cifar.data import Images
 from resnet_cifar.epochs import eval_indices
 from resnet_cifar.errors import UserError
 from resnet_cifar.metrics import Done
-from resnet_cifar.plan import Plan, load_splits
+from resnet_cifar.plan import Plan, images_of, load_splits
 from resnet_cifar.processes import SharedStop, from_primary, several
 from resnet_cifar.programs import Programs, random_key, values
-from resnet_cifar.steps import TrainState, array_fields
+from resnet_cifar.steps import TrainState, array_fields, averaged
 from resnet_cifar.stop import Stop
 
 LONGEST_DISPATCH_SECONDS = 5.0  # A signal waits for the two dispatches in flight.
@@ -146,7 +146,7 @@ class Trainer:
 
     def eval_batches(self, split: str) -> list[np.ndarray]:
         """Return every index of a split once, cut into dispatches: [steps, batch]."""
-        return self._cut(eval_indices(len(self.images[split].labels), self.config.batch_size))
+        return self._cut(eval_indices(self.plan.size(split), self.config.batch_size))
 
     def train(
         self, state: TrainState, step: int, rows: np.ndarray
@@ -172,10 +172,15 @@ class Trainer:
         return state, done
 
     def evaluate(self, state: TrainState, step: int, split: str, rows: np.ndarray) -> list[Done]:
-        """Enqueue the scoring of images of a split; arguments and result as of `train`."""
-        done = self._make_room(split, rows)
-        arguments = self._arguments(split, state, rows)
-        program, start = self.programs.compiled(split, *arguments), time.perf_counter()
+        """Enqueue the scoring of images of a split; arguments and result as of `train`.
+
+        A split like "test_ema" is scored with the averaged weights, by the same program.
+        """
+        images = images_of(split)
+        state = state if split == images else averaged(state)
+        done = self._make_room(images, rows)
+        arguments = self._arguments(images, state, rows)
+        program, start = self.programs.compiled(images, *arguments), time.perf_counter()
         self._in_flight.append((split, step, start, *self._call(program, arguments)))
         return done + self._finish(leave=0 if self.programs.devices.one_at_a_time else 1)
 

@@ -55,6 +55,13 @@ def make_grid():
     )
 
 
+def make_averaged(accuracy, averaged, **fields):
+    """Return a run with this accuracy, and another one with averaged weights."""
+    run = make_run(accuracy=accuracy, ema_decay=0.9, **fields)
+    epochs = run["epochs"] | {"test_ema": {"epoch": [1, 2], "accuracy": [0.4, averaged]}}
+    return run | {"test_accuracy_ema": averaged, "epochs": epochs}
+
+
 def make_diverged(recipe="card", **fields):
     run = make_run(recipe, **fields)
     return {name: run[name] for name in ("dataset", "depth", "seed", "config")} | {

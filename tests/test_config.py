@@ -31,6 +31,7 @@ from resnet_cifar.errors import UserError
             "config.num_epochs=1e\\+30 is out of range: it must be from 0 to 1000000",
         ),
         ({"momentum": 1.5}, "config.momentum=1.5 is out of range: it must be from 0 to 1"),
+        ({"ema_decay": 1.1}, "config.ema_decay=1.1 is out of range: it must be from 0 to 1"),
         ({"batch_size": 0}, "config.batch_size=0 is out of range: it must be at least 1"),
         ({"decay_epochs": (120, 80)}, "milestones out of order: .*decay_epochs=\\(120, 80\\)"),
         ({"decay_epochs": (80, 200)}, "milestones out of order"),

@@ -69,6 +69,11 @@ def test_the_same_classes_keep_the_head(config, weights):
     assert not start.new_head and int(state.step) == 0
 
 
+def test_averages_begin_at_the_trained_weights(config):
+    _, _, state = start_of(config, ema_decay=0.9)
+    assert_same(state.ema, load(config.init_from).variables)
+
+
 @pytest.mark.parametrize("names", [FRUIT, tuple("abcdefghij")])
 def test_other_classes_get_a_new_head(config, weights, names):
     trainer, start, state = start_of(config, init_from=weights(names))

@@ -32,7 +32,12 @@ def test_the_paper_makes_64000_steps(depth, warmup_steps):
 
 
 @pytest.mark.parametrize(
-    ("recipe", "steps"), [("strong", (195, 39_000, 975, ())), ("fast", (97, 3_880, 485, ()))]
+    ("recipe", "steps"),
+    [
+        ("strong", (195, 39_000, 975, ())),
+        ("best", (195, 58_500, 975, ())),
+        ("fast", (97, 3_880, 485, ())),
+    ],
 )
 def test_other_recipes_in_steps(recipe, steps):
     assert steps_of(make_config(recipe, depth=56)) == steps
@@ -42,6 +47,15 @@ def test_the_watched_split_is_validation_if_there_is_one(tiny):
     assert make_plan(tiny).watched == "test"
     config = dataclasses.replace(tiny, validation_split="train[130:200]")
     assert make_plan(config).watched == "validation"
+
+
+def test_averaged_weights_are_scored_just_before_the_others(tiny):
+    config = dataclasses.replace(tiny, validation_split="train[130:200]", ema_decay=0.9)
+    plan = make_plan(config)
+    assert plan.splits_due(1, 4) == ["validation_ema", "validation"]
+    assert plan.splits_due(0, 16) == ["validation_ema", "validation", "test_ema", "test"]
+    assert plan.scored == ["train", "test", "validation", "test_ema", "validation_ema"]
+    assert (plan.size("validation_ema"), plan.size("test")) == (70, 100)
 
 
 def test_epochs_begin_and_end(tiny):

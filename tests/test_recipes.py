@@ -55,8 +55,8 @@ def test_the_paper_recipe_is_that_of_he_et_al(depth):
     assert config.warmup == ("constant" if depth == 110 else "linear")
 
 
-@pytest.mark.parametrize("recipe", ["strong", "fast"])
-def test_strong_and_fast_decay_to_zero(recipe):
+@pytest.mark.parametrize("recipe", ["strong", "best", "fast"])
+def test_the_recipes_for_accuracy_and_speed_decay_to_zero(recipe):
     config = make_config(recipe, depth=56)
     assert config.nesterov and config.decay != "steps" and config.weight_decay == 5e-4
 

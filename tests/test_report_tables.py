@@ -1,6 +1,6 @@
 """Tables of the documents from synthetic runs."""
 
-from synthetic_runs import make_diverged, make_run
+from synthetic_runs import make_averaged, make_diverged, make_run
 
 from resnet_cifar.report.tables import (
     accuracy_cell,
@@ -87,8 +87,8 @@ def test_peers_stand_below_our_own_rows():
 
 def test_the_recipes_table_has_what_recipes_change():
     lines = recipes_table()
-    assert "| `num_epochs` | 160 | 182.336 | 200 | 40 |" in lines
-    assert "| `decay_epochs` | 80,120 | 91.168,136.752 | none | none |" in lines
+    assert "| `num_epochs` | 160 | 182.336 | 200 | 300 | 40 |" in lines
+    assert "| `decay_epochs` | 80,120 | 91.168,136.752 | none | none | none |" in lines
     names = [line.split("`")[1] for line in lines if line.startswith("| `")]
     assert "momentum" in names and "label_smoothing" not in names and "seed" not in names
     assert lines[-1] == "ResNet110 by `paper` has `warmup=constant`, `warmup_epochs=1.14`."
@@ -111,6 +111,23 @@ def test_what_all_variants_share_is_stated_once():
         "|---|---|---|---|---|",
         "| strong over card | cifar10 | ResNet56 | +10.00 ± 0.00 (2) | 0 |",
     ]  # fmt: skip
+
+
+def test_averaged_weights_are_the_result_and_the_others_are_shown():
+    averages = [make_averaged(0.5 + 0.01 * s, 0.6 + 0.02 * s, seed=s) for s in (0, 1)]
+    lines = variants_table(group_by_variant([*averages, *(make_run(seed=s) for s in (0, 1))]))
+    assert "| test accuracy (%), seeds | without averaging |" in lines[2]
+    for decay, result, raw in (
+        ("0", "90.00 ± 0.00 (2)", "90.00 ± 0.00 (2)"),
+        ("0.9", "61.00 ± 1.41 (2)", "50.50 ± 0.71 (2)"),
+    ):
+        assert f"| ema_decay={decay} | cifar10 | ResNet56 | {result} | {raw} | 60 |" in lines
+    assert "With `ema_decay`, all other accuracies are of the averaged weights." in lines
+    assert lines[-1].endswith("| -29.00 ± 12.71 (2) | 193 |")
+    rows = family_table(loader(best=averages), ["best"], "")
+    assert "| CIFAR-10 accuracy (%), `best` | - | - | - | 61.00 ± 1.41 (2) | - |" in rows
+    name = "CIFAR-10 accuracy (%), `best` without averaging"
+    assert f"| {name} | - | - | - | 50.50 ± 0.71 (2) | - |" in rows
 
 
 def test_gains_have_the_labels_of_their_variants():

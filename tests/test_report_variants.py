@@ -12,7 +12,7 @@ from resnet_cifar.report.variants import (
 )
 
 
-@pytest.mark.parametrize("recipe", ["card", "paper", "strong", "fast"])
+@pytest.mark.parametrize("recipe", ["card", "paper", "strong", "best", "fast"])
 @pytest.mark.parametrize("depth", [20, 110])
 def test_a_run_by_a_recipe_has_its_name(recipe, depth):
     assert variant_name(make_run(recipe, depth=depth)) == recipe

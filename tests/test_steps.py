@@ -9,10 +9,27 @@ import numpy as np
 import optax
 import pytest
 
-from resnet_cifar import ResNet, create_train_state, eval_step, make_optimizer, train_step
+from resnet_cifar import (
+    ResNet,
+    averaged,
+    create_train_state,
+    eval_step,
+    make_optimizer,
+    steps,
+    train_step,
+)
 from resnet_cifar.steps import top_k_hits
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+
+class Normalized(nn.Module):
+    """A small net with BatchNorm."""
+
+    @nn.compact
+    def __call__(self, images, *, train: bool):
+        pixels = images.reshape(len(images), -1)[:, :6]
+        return nn.Dense(7)(nn.BatchNorm(use_running_average=not train, momentum=0.9)(pixels))
 
 
 class Linear(nn.Module):
@@ -224,3 +241,42 @@ def test_metrics_and_state_stay_float32_under_x64():
         shapes = jax.eval_shape(train_step, state, batch)
         scores = jax.eval_shape(eval_step, state, batch)
     assert {str(x.dtype) for x in jax.tree.leaves((shapes, scores))} == {"float32", "int32"}
+
+
+def test_averages_follow_the_formula():
+    state = create_train_state(jax.random.key(0), Normalized(), make_optimizer(0.5), ema_decay=0.25)
+    plain = create_train_state(jax.random.key(0), Normalized(), make_optimizer(0.5))
+
+    def values(state):
+        return jax.tree.map(np.float64, {"params": state.params, "batch_stats": state.batch_stats})
+
+    expected = values(state)
+    for t, decay in enumerate([1 / 10, 2 / 11, 3 / 12, 0.25, 0.25]):
+        batch = make_batch() | {"label": jnp.arange(t, t + 8, dtype=jnp.int32) % 7}
+        state, plain = train_step(state, batch)[0], train_step(plain, batch)[0]
+        expected = jax.tree.map(
+            lambda old, new, d=decay: d * old + (1 - d) * new, expected, values(state)
+        )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.ema, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), plain.params, state.params
+    )
+    logits = Normalized().apply(state.ema, batch["image"], train=False)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+    metrics = eval_step(averaged(state), batch)
+    np.testing.assert_allclose(metrics["loss_sum"], losses.sum(), rtol=1e-5)
+
+
+def test_without_averages_the_program_is_as_before_they_existed(monkeypatch):
+    def program(**more):
+        state = create_train_state(jax.random.key(0), Normalized(), optax.sgd(0.1), **more)
+        return jax.jit(partial(steps.update)).lower(state, make_batch()).as_text()
+
+    off, on = program(), program(ema_decay=0.9)
+    monkeypatch.setattr(steps, "update_averages", lambda state, t: state)
+    assert off == program() != on
+
+
+def test_a_state_without_averages_is_refused(state):
+    with pytest.raises(ValueError, match="no averages"):
+        averaged(state)

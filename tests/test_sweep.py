@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import datetime
 import gc
 import json
 import os
@@ -23,12 +24,22 @@ from resnet_cifar import sweep as sweep_module
 from resnet_cifar.cli import parse
 from resnet_cifar.config import Config
 from resnet_cifar.errors import Diverged, UserError
-from resnet_cifar.grid import Job
+from resnet_cifar.grid import Job, make_jobs, take_shard
 from resnet_cifar.log import read_rows
 from resnet_cifar.programs import Programs
 from resnet_cifar.recipes import make_config
 from resnet_cifar.stop import Stopped
-from resnet_cifar.sweep import chosen, each_once, numbers, result, sweep, time_left, typed
+from resnet_cifar.sweep import (
+    chosen,
+    each_once,
+    estimate,
+    numbers,
+    result,
+    status,
+    sweep,
+    time_left,
+    typed,
+)
 from resnet_cifar.train import train_and_evaluate
 from resnet_cifar.workdir import lock
 
@@ -240,13 +251,33 @@ def command(*argv):
     __main__.main(["resnet_cifar", "sweep", *argv])
 
 
-def test_a_dry_run_shows_what_is_left(tmp_path, capsys):
-    command("--dry_run", f"--workdir={tmp_path}", "--shard=1/2")
-    out = capsys.readouterr().out
+def test_the_status_of_a_shard_has_all_networks(tmp_path):
+    text = status(take_shard(make_jobs(tmp_path), "1/2"))
     networks = ["ResNet20", "ResNet32", "ResNet44", "ResNet56", "ResNet110"]
-    assert out.split()[:6] == ["finished", *networks]
-    assert out.endswith("\n75 runs left\n")
+    assert text.split()[:6] == ["finished", *networks]
+    assert text.endswith("\n75 runs left")
+
+
+def test_a_dry_run_shows_the_plan_and_times_a_step(tiny, tmp_path, capsys):
+    grid = ["--recipes=card", "--datasets=synthetic", "--depths=8", "--seeds=0,1", "--dry_run"]
+    fields = [
+        f"--config.{name}={value}"
+        for name, value in dataclasses.asdict(tiny).items()
+        if name in ("width", "train_split", "dtype", "batch_size", "num_epochs", "warmup_epochs")
+    ]
+    command(*grid, *fields, "--config.decay_epochs=2,3", f"--workdir={tmp_path}")
+    out = capsys.readouterr().out
+    assert re.search(r"\n2 runs left\nabout 0:0\d:\d\d of training, plus evaluation", out)
+    assert re.search(r"a step of ResNet8 with 32 images timed just now: [\d.e-]+ s on .*CPU", out)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_is_estimated_from_a_step_of_its_smallest_network(tiny, tmp_path):
+    jobs = make(tiny, tmp_path, seeds=(0, 1, 2))
+    jobs[2] = jobs[2]._replace(config=dataclasses.replace(tiny, depth=50))
+    # 16 steps each, of 2 s; the last network has seven times the layers.
+    line = estimate(jobs, lambda config: {8: 2.0}[config.depth])
+    assert line.startswith(f"about {datetime.timedelta(seconds=16 * 2 * 9)} of training")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from PIL import Image
 from resnet_cifar.devices import Devices
 from resnet_cifar.errors import UserError
 from resnet_cifar.log import Log, read_rows
+from resnet_cifar.pretrained import load
 from resnet_cifar.programs import Programs
 from resnet_cifar.steps import array_fields
 from resnet_cifar.stop import Stop, Stopped
@@ -295,6 +296,30 @@ def test_the_best_by_validation_is_kept_and_none_by_test(validated, four_epochs,
         run(Scripted(programs.config, programs=programs), folder, Stop())
         kept.append(sorted(int(path.name) for path in (folder / "checkpoints").iterdir()))
     assert kept == [[8, 12, 16], [12, 16]]
+
+
+def test_averaged_weights_are_scored_saved_and_resumed(validated, tmp_path):
+    config = dataclasses.replace(validated.config, num_epochs=2, decay_epochs=(), ema_decay=0.8)
+    programs = Programs(config)
+    state = train_and_evaluate(config, tmp_path / "whole", programs=programs)
+    rows = read_rows(tmp_path / "whole")
+    splits = ["train", "validation_ema", "validation"]
+    assert [row["split"] for row in rows] == [*splits, *splits, "test_ema", "test"]
+    assert rows[-2]["loss"] != rows[-1]["loss"]
+    summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert (summary["test_loss_ema"], summary["test_loss"]) == tuple(r["loss"] for r in rows[-2:])
+    assert list(summary["epochs"]["validation_ema"]) == ["epoch", "accuracy"]
+
+    with pytest.raises(Stopped):  # In the second epoch.
+        train_and_evaluate(config, tmp_path / "cut", stop=StopAfter(17), programs=programs)
+    again = train_and_evaluate(config, tmp_path / "cut", programs=programs)
+    assert_same(array_fields(again), array_fields(state))
+    assert untimed(read_rows(tmp_path / "cut")) == untimed(rows)
+
+    assert_same(load(tmp_path / "whole").variables, state.ema)
+    last = load(tmp_path / "whole", averaged=False)
+    assert_same(last.variables, {"params": state.params, "batch_stats": state.batch_stats})
+    assert (last.config["ema_decay"], load(tmp_path / "whole").config["ema_decay"]) == (0, 0.8)
 
 
 def test_a_diverged_run_ends_and_saves_nothing(finished, compiled, tmp_path):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from resnet_cifar.report.plots import REPRODUCIBLE
 from resnet_cifar.report.ranking import mean_validation
-from resnet_cifar.report.runs import networks, select
+from resnet_cifar.report.runs import epochs_of, networks, select
 from resnet_cifar.report.variants import Run, format_value, varying_fields
 
 
@@ -64,7 +64,7 @@ def cell(runs: list[Run], fields: dict[str, str], split: str) -> float:
         for run in runs
         if all(format_value(run["config"].get(name)) == v for name, v in fields.items())
     ]
-    accuracies = [run["epochs"][split]["accuracy"][-1] for run in own]
+    accuracies = [epochs_of(run, split)["accuracy"][-1] for run in own]
     return 100 * statistics.mean(accuracies) if accuracies else math.nan
 
 

@@ -23,7 +23,12 @@ LINE_STYLES = ("-", "--", "-.", ":")
 SPLITS: dict[str, tuple[str, dict[str, Any]]] = {
     "train": ("train (epoch average)", {"color": "#666666", "linestyle": "--", "marker": "s"}),
     "validation": ("validation", {"color": "#D55E00", "linestyle": "-.", "marker": "^"}),
+    "validation_ema": (
+        "validation, averaged weights",
+        {"color": "#E69F00", "linestyle": ":", "marker": "v"},
+    ),
     "test": ("test", {"color": "#0072B2", "linestyle": "-", "marker": "o"}),
+    "test_ema": ("test, averaged weights", {"color": "#009E73", "linestyle": ":", "marker": "D"}),
 }
 LEGEND_BELOW: dict[str, Any] = {
     "loc": "upper left", "bbox_to_anchor": (0, -0.13), "frameon": False, "fontsize": 8,

@@ -8,7 +8,7 @@ import math
 import statistics
 from typing import NamedTuple
 
-from resnet_cifar.report.runs import networks, select
+from resnet_cifar.report.runs import epochs_of, networks, select
 from resnet_cifar.report.statistics import PairedDifference, paired_difference
 from resnet_cifar.report.variants import Run
 
@@ -29,7 +29,7 @@ class Gain(NamedTuple):
 
 def validation_accuracy(run: Run) -> float | None:
     """Return the last validation accuracy of a run; None without a validation split."""
-    accuracies = run["epochs"].get("validation", {}).get("accuracy")
+    accuracies = epochs_of(run, "validation")["accuracy"]
     return accuracies[-1] if accuracies else None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from resnet_cifar.config import with_defaults
 from resnet_cifar.errors import UserError
+from resnet_cifar.plan import EMA
 from resnet_cifar.report.variants import KEY, Run, run_key, variant_name
 from resnet_cifar.workdir import write_atomically
 
@@ -88,6 +89,23 @@ def compact(summary: dict[str, Any]) -> Run:
         "epochs": epochs,
         "config": variant_fields(summary["config"]),
     }
+
+
+def final_accuracy(run: dict[str, Any]) -> float:
+    """Return the test accuracy of the network that a run results in.
+
+    It is that of the averaged weights if there are any, whatever the other is.
+    """
+    return run.get(f"test_accuracy{EMA}", run["test_accuracy"])
+
+
+def epochs_of(run: Run, split: str) -> dict[str, list[float]]:
+    """Return "epoch" and "accuracy" of the network that a run results in, for each evaluation.
+
+    They are empty without such a split.
+    """
+    epochs = run["epochs"]
+    return epochs.get(split + EMA, epochs.get(split, {"epoch": [], "accuracy": []}))
 
 
 def key_fields(config: dict[str, Any]) -> dict[str, Any]:

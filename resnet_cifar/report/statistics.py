@@ -4,7 +4,15 @@ import math
 import statistics
 from typing import Any, NamedTuple
 
-from resnet_cifar.report.runs import CARD_DEPTHS, DATASET_TITLES, completed, networks, select
+from resnet_cifar.report.runs import (
+    CARD_DEPTHS,
+    DATASET_TITLES,
+    completed,
+    epochs_of,
+    final_accuracy,
+    networks,
+    select,
+)
 from resnet_cifar.report.variants import Run, label_variants
 
 
@@ -73,9 +81,7 @@ def paired_difference(runs: list[Run], baseline: list[Run]) -> PairedDifference 
     Returns:
       None if fewer than two seeds are in both.
     """
-    ours, theirs = (
-        {run["seed"]: run["test_accuracy"] for run in side} for side in (runs, baseline)
-    )
+    ours, theirs = ({run["seed"]: final_accuracy(run) for run in side} for side in (runs, baseline))
     gains = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
     if len(gains) < 2:
         return None
@@ -106,7 +112,7 @@ def learning_curves(groups: dict[str, list[Run]]) -> dict[str, list[Curve]]:
 
 def mean_curve(label: str, runs: list[Run], split: str) -> Curve:
     """Average the accuracy of several seeds, at the epochs that all of them have."""
-    rows = [run["epochs"][split] for run in runs]
+    rows = [epochs_of(run, split) for run in runs]
     seeds = [dict(zip(row["epoch"], row["accuracy"], strict=True)) for row in rows]
     epochs = sorted(set.intersection(*map(set, seeds)))
     spreads = [spread([100 * seed[epoch] for seed in seeds]) for epoch in epochs]
@@ -140,7 +146,7 @@ def timed_points(runs: list[Run], dataset: str, device: str) -> list[TimedAccura
         own = [run for run in select(runs, dataset, depth) if run["device"] == device]
         if own:
             minutes = statistics.mean(run["train_seconds"] for run in own) / 60
-            mean, deviation, _ = spread([100 * run["test_accuracy"] for run in own])
+            mean, deviation, _ = spread([100 * final_accuracy(run) for run in own])
             points.append(TimedAccuracy(str(depth), minutes, mean, zero_if_nan(deviation)))
     return points
 

@@ -17,7 +17,14 @@ from resnet_cifar.report.ranking import (
     seeds_needed,
     validation_accuracy,
 )
-from resnet_cifar.report.runs import CARD_DEPTHS, DATASET_TITLES, completed, networks, select
+from resnet_cifar.report.runs import (
+    CARD_DEPTHS,
+    DATASET_TITLES,
+    completed,
+    final_accuracy,
+    networks,
+    select,
+)
 from resnet_cifar.report.statistics import PairedDifference, paired_difference, spread
 from resnet_cifar.report.variants import Run, format_value, label_variants
 from resnet_cifar.variables import num_parameters
@@ -46,12 +53,15 @@ def family_table(load: Load, recipes: Iterable[str], up: str) -> list[str]:
     """
     sizes = [f"{num_parameters(ResNet(depth)):,}" for depth in CARD_DEPTHS]
     rows = [["parameters, 10 classes", *sizes]]
-    rows += [
-        [f"{title} accuracy (%), `{recipe}`", *accuracy_cells(load(recipe), dataset)]
-        for dataset, title in DATASET_TITLES.items()
-        for recipe in recipes
-        if any(run["dataset"] == dataset for run in load(recipe))
-    ]
+    for dataset, title in DATASET_TITLES.items():
+        for recipe in recipes:
+            runs = [run for run in load(recipe) if run["dataset"] == dataset]
+            name = f"{title} accuracy (%), `{recipe}`"
+            if runs:
+                rows.append([name, *accuracy_cells(runs, dataset)])
+            if has_averages(runs):
+                cells = accuracy_cells(runs, dataset, without_averaging)
+                rows.append([f"{name} without averaging", *cells])
     for recipe in recipes:
         rows += time_rows(recipe, load(recipe))
     lines = [*markdown_table(["", *NETWORKS], rows), ""]
@@ -64,20 +74,32 @@ def family_table(load: Load, recipes: Iterable[str], up: str) -> list[str]:
     return [*lines, *missing_accuracies(load, recipes)]
 
 
-def accuracy_cells(runs: list[Run], dataset: str) -> list[str]:
-    return [accuracy_cell(runs, dataset, depth) for depth in CARD_DEPTHS]
+def accuracy_cells(
+    runs: list[Run], dataset: str, accuracy: Callable[[Run], float] = final_accuracy
+) -> list[str]:
+    return [accuracy_cell(runs, dataset, depth, accuracy) for depth in CARD_DEPTHS]
 
 
-def accuracy_cell(runs: list[Run], dataset: str, depth: int) -> str:
+def accuracy_cell(
+    runs: list[Run], dataset: str, depth: int, accuracy: Callable[[Run], float] = final_accuracy
+) -> str:
     """Return `mean ± deviation (runs; how many more diverged)`, in percent."""
     diverged = sum("diverged" in run and networks([run]) == [(dataset, depth)] for run in runs)
     own = select(runs, dataset, depth)
     if not own:
         return f"all {diverged} diverged" if diverged else NO_RUN
-    mean, deviation, n = spread([100 * run["test_accuracy"] for run in own])
+    mean, deviation, n = spread([100 * accuracy(run) for run in own])
     number = f"{n}; {diverged} diverged" if diverged else f"{n}"
     margin = "" if math.isnan(deviation) else f" ± {deviation:.2f}"
     return f"{mean:.2f}{margin} ({number})"
+
+
+def has_averages(runs: list[Run]) -> bool:
+    return any(run["config"].get("ema_decay") for run in runs)
+
+
+def without_averaging(run: Run) -> float:
+    return run["test_accuracy"]
 
 
 def time_rows(recipe: str, runs: list[Run]) -> list[list[str]]:
@@ -170,7 +192,8 @@ def own_row(recipe: str, runs: list[Run], dataset: str) -> list[str]:
     config = make_config(recipe)
     about = f"{format_value(config.num_epochs)} epochs, batch {config.batch_size}"
     cells = accuracy_cells(runs, dataset)
-    return [f"**this project, `{recipe}`**", *cells, about, "last epoch, mean of all seeds"]
+    which = "last epoch, mean of all seeds" + ", averaged weights" * has_averages(runs)
+    return [f"**this project, `{recipe}`**", *cells, about, which]
 
 
 def peer_row(peer: dict[str, Any]) -> list[str]:
@@ -201,6 +224,7 @@ def variants_table(groups: dict[str, list[Run]]) -> list[str]:
     shared, short = label_variants(groups)
     everything = [run for runs in groups.values() for run in runs]
     validated = any(validation_accuracy(run) is not None for run in completed(everything))
+    averaging = has_averages(everything)
     rows = []
     for name, runs in groups.items():
         for dataset, depth in networks(runs):
@@ -210,10 +234,14 @@ def variants_table(groups: dict[str, list[Run]]) -> list[str]:
             chosen_by = [f"{100 * score:.2f}" if score is not None else NO_RUN] * validated
             network = [dataset, f"ResNet{depth}"]
             test = accuracy_cell(runs, dataset, depth)
-            rows.append([short[name], *network, *chosen_by, test, seconds])
+            raw = [accuracy_cell(runs, dataset, depth, without_averaging)] * averaging
+            rows.append([short[name], *network, *chosen_by, test, *raw, seconds])
     lines = [*wrap(f"All runs: {shared}."), ""] if shared else []
     heading = ["variant", "data", "network", *["validation accuracy (%)"] * validated]
-    lines += markdown_table([*heading, "test accuracy (%), seeds", "seconds of training"], rows)
+    heading += ["test accuracy (%), seeds", *["without averaging"] * averaging]
+    lines += markdown_table([*heading, "seconds of training"], rows)
+    if averaging:
+        lines += ["", *wrap("With `ema_decay`, all other accuracies are of the averaged weights.")]
     return [*lines, *best_variants(groups, short), *gains_table(groups, short)]
 
 
