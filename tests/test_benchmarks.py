@@ -37,6 +37,7 @@ def test_the_roofline_is_that_of_the_device():
     assert roofline(56, "cpu") is None
 
 
+@pytest.mark.slow
 def test_candidates_are_the_same_convolution():
     x, kernel = (
         jax.random.normal(jax.random.key(0), (2, 6, 8, 16)),

@@ -98,6 +98,7 @@ def test_an_unusable_compile_cache_is_not_fatal(unusable, tmp_path, monkeypatch)
     assert jax.config.jax_compilation_cache_dir == before
 
 
+@pytest.mark.slow
 def test_the_blocks_of_the_notebook_page_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(synthetic.SIZES, "train", 300)

@@ -33,6 +33,7 @@ def test_synthetic_images_are_a_function_of_the_seed():
     ).any()
 
 
+@pytest.mark.slow
 def test_templates_do_not_solve_the_synthetic_classes():
     """The nearest class mean, the best of templates, finds little more than chance."""
     train, test = load_images("synthetic", "train"), load_images("synthetic", "test")

@@ -29,6 +29,7 @@ def quick_compile():
     jax.clear_caches()  # Other tests get programs of their own.
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_step_run(quick_compile):
     blocks = re.findall(
         r"```python\n(.*?)```", (ROOT / "docs" / "use_the_step.md").read_text(), re.DOTALL
@@ -37,6 +38,7 @@ def test_the_examples_of_the_step_run(quick_compile):
     exec(compile("\n".join(blocks), "docs/use_the_step.md", "exec"), {"__name__": "page"})
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_weights_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").mkdir()

@@ -160,6 +160,7 @@ def test_batch_norm_relu(with_shortcut, dtype):
     assert_close(grads(dy), plain_grads(dy.astype("float32")), dtype)
 
 
+@pytest.mark.slow
 def test_products_with_the_hessian():
     x, kernel, direction = normal(0, 4, 8, 8, 3), normal(1, 3, 3, 3, 3), normal(2, 3, 3, 3, 3)
     ones, zeros = jnp.ones(3), jnp.zeros(3)

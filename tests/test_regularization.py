@@ -155,6 +155,7 @@ def test_the_evaluated_loss_stays_plain(tiny):
     assert (losses["smoothed"][1] != losses["plain"][1]).all()
 
 
+@pytest.mark.slow
 def test_a_regularized_run_resumes_bit_for_bit(tiny, tmp_path):
     config = dataclasses.replace(
         tiny,

@@ -57,6 +57,7 @@ def copy(state):
     return jax.tree.map(jnp.copy, state)
 
 
+@pytest.mark.slow
 def test_train_step_memorizes_a_batch(state):
     state, batch, losses = copy(state), make_batch(), []
     for _ in range(8):
