@@ -206,6 +206,7 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
     given: dict[str, Any] = values.flag_values_dict()
     networks = operands(values, arguments)
     enable_compile_cache()
+    written = ["evaluation.json"]
     with output_folder(given["output"]) as folder:
         if is_corrupted(given["data"]):
             options = {name: given[name] for name in ("data", "split", "flip")}
@@ -218,12 +219,14 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
             if folder:
                 from resnet_cifar.report.evaluation_plots import plot_evaluation  # Slow.
 
-                plot_evaluation(evaluation, folder)
+                written += plot_evaluation(evaluation, folder)
         content |= environment()
         print(json.dumps(content) if given["json"] else "\n".join(lines))
         if folder:
             text = json.dumps(content, indent=1) + "\n"
             write_atomically(folder / "evaluation.json", text)
+            if not given["json"]:
+                print(f"\nwrote {', '.join(written)} to {given['output']}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ another mean and std the network works, but worse.
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,11 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
         )
     if not given["output"]:
         raise UserError("give --output=FOLDER, where the weights are to go")
+    if not given["preprocessing"]:
+        raise UserError(
+            "give --preprocessing, the pixel statistics of the training, which the file does not "
+            f"hold: {', '.join(PREPROCESSING)}, or six numbers"
+        )
     names = dataset_classes(given["dataset"]) if given["dataset"] else None
     layout, pretrained = import_torch(arguments[0], preprocessing_of(given["preprocessing"]), names)
     path = Path(given["output"]).expanduser() / WEIGHTS
@@ -84,7 +90,8 @@ def import_torch(
       The layout of its keys, "akamaster", "chenyaofo" or "pytorchcv", and the network.
 
     Raises:
-      UserError: the file is damaged, holds more than plain tensors, or another network.
+      UserError: the file is damaged, holds more than plain tensors, another network, or one of
+        another number of classes.
     """
     tensors = read_torch(path)
     try:
@@ -93,7 +100,15 @@ def import_torch(
         raise UserError(f"{path} can't be imported: {error}") from error
     if broken := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise UserError(f"{path} can't be imported: {broken[0]} is not finite, so it is damaged")
-    return layout, assemble(path, arrays, preprocessing._asdict(), class_names, {})
+    pretrained = assemble(path, arrays, preprocessing._asdict(), None, {})
+    if class_names is None:
+        return layout, pretrained
+    if len(class_names) != pretrained.model.num_classes:
+        raise UserError(
+            f"{path} holds a network of {pretrained.model.num_classes} classes, but "
+            f"{len(class_names)} class names were given: check --dataset"
+        )
+    return layout, replace(pretrained, class_names=tuple(class_names))
 
 
 def preprocessing_of(text: str) -> Preprocessing:

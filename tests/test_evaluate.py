@@ -172,6 +172,8 @@ def test_from_weights_to_scores_in_a_process(tmp_path):
     correct = (pretrained.logits(images).argmax(1) == labels).sum()
     assert re.search(rf"model.safetensors +{correct} of 60 ", done.stdout)
     assert re.search(r"model.safetensors, flips averaged +\d+ of 60 ", done.stdout)
+    files = "evaluation.json, reliability.png, confusion.png, mistakes.png"
+    assert done.stdout.endswith(f"\nwrote {files} to {tmp_path / 'out'}\n")
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert content["results"][0]["correct"] == correct and content["device"]
     for name in ("reliability", "confusion", "mistakes"):

@@ -54,13 +54,16 @@ def test_from_file_to_weights_in_a_process(tmp_path):
         (["a.th", "b.th"], "give one file, not a.th b.th"),
         (["a.th", "--ouptut=x"], "--ouptut is unknown: did you mean --output"),
         (["a.th"], "give --output=FOLDER"),
-        (["a.th", "--output=x"], "--preprocessing='' is unknown: the choices are cifar10"),
+        (["a.th", "--output=x"], "give --preprocessing, .* imagenet, or six numbers"),
         (["a.th", "--output=x", "--preprocessing=cifra10"], "did you mean cifar10"),
         (["a.th", "--output=x", "--preprocessing=1,1,1,1,1"], "must be six finite numbers"),
         (["a.th", "--output=x", "--preprocessing=1,1,1,1,0,1"], "three positive stds"),
         (["a.th", "--output=x", "--preprocessing=1,1,1,1,nan,1"], "must be six finite numbers"),
         (["a.th", "--output=x", "--preprocessing=cifar10"], "a.th can't .* there is no such file"),
-        (["a.th", "--output=x", "--dataset=mnist"], "--dataset='mnist' is unknown"),
+        (
+            ["a.th", "--output=x", "--preprocessing=cifar10", "--dataset=mnist"],
+            "--dataset='mnist' is unknown",
+        ),
         (
             [
                 FILES / "akamaster.th",
@@ -68,7 +71,7 @@ def test_from_file_to_weights_in_a_process(tmp_path):
                 f"--preprocessing={SIX}",
                 "--dataset=synthetic100",
             ],
-            "names 100 classes, but its network has 10",
+            "holds a network of 10 classes, but 100 class names were given",
         ),
         (
             [FILES / "akamaster.th", "--output=/dev/null/x", "--preprocessing=imagenet"],

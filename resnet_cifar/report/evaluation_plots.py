@@ -25,14 +25,16 @@ MISTAKES = 40
 ACROSS = 8
 
 
-def plot_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write reliability.png, confusion.png and mistakes.png of the network or the ensemble."""
-    for name, figure in {
-        "reliability": reliability_figure(evaluation),
-        "confusion": confusion_figure(evaluation),
-        "mistakes": mistakes_figure(evaluation),
-    }.items():
-        figure.savefig(folder / f"{name}.png", dpi=120, metadata=REPRODUCIBLE)
+def plot_evaluation(evaluation: Evaluation, folder: Path) -> list[str]:
+    """Draw the network or the ensemble; return the names of the files."""
+    figures = {
+        "reliability.png": reliability_figure(evaluation),
+        "confusion.png": confusion_figure(evaluation),
+        "mistakes.png": mistakes_figure(evaluation),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / name, dpi=120, metadata=REPRODUCIBLE)
+    return [*figures]
 
 
 def heading(evaluation: Evaluation) -> str:
