@@ -166,7 +166,7 @@ def summary(trainer: Trainer, rows: list[Row], metadata: Metadata) -> dict[str, 
 def accuracy_text(summary: dict[str, Any]) -> str:
     """Return the test accuracy in percent, and that of the averaged weights if there are any."""
     text = f"{summary['test_accuracy']:.2%}"
-    if averaged := summary.get(f"test_accuracy{EMA}"):
+    if (averaged := summary.get(f"test_accuracy{EMA}")) is not None:
         text = f"{averaged:.2%} (averaged weights; without averaging {text})"
     return text
 
