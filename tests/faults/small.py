@@ -3,10 +3,9 @@
 from resnet_cifar.config import Config
 from resnet_cifar.data import synthetic
 
-synthetic.SIZES.update(train=200, test=100)
-
 
 def get_config() -> Config:
+    synthetic.SIZES.update(train=200, test=100)
     return Config(
         depth=8,
         width=4,
