@@ -105,7 +105,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("chain", range(max(1, number)))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")  # So that it comes before any run that others share.
 def long(request):
     """Skip what is no part of the quick run."""
     if not request.config.option.chains:
