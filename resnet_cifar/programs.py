@@ -21,13 +21,13 @@ from resnet_cifar.optim import learning_rate_schedule, make_optimizer
 from resnet_cifar.plan import make_plan
 from resnet_cifar.regularization import Regularization, smoothed_cross_entropy
 from resnet_cifar.steps import LossFn, TrainState, array_fields, create_train_state
+from resnet_cifar.workdir import CHANGEABLE
 
 SCALE_INITS = {"uniform": uniform_scale, "ones": jax.nn.initializers.ones}
 CROSS_ENTROPY = optax.softmax_cross_entropy_with_integer_labels
 VALUES = ("learning_rate", "weight_decay")  # Arguments of the training program.
 # Fields that may differ among the runs that share programs.
-FREE = (*VALUES, "seed", "init_from", "label_noise", "data_dir", "eval_every_epochs")
-FREE += ("checkpoint_every_epochs",)
+FREE = {*VALUES, *CHANGEABLE, "seed", "init_from", "label_noise"}
 
 
 class Programs:
