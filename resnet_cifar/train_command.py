@@ -15,9 +15,9 @@ from resnet_cifar import train
 from resnet_cifar.cli import enable_compile_cache
 from resnet_cifar.config import validate
 from resnet_cifar.config_flags import define_file, define_require, read_config
+from resnet_cifar.connection import connected
 from resnet_cifar.devices import require
 from resnet_cifar.launch import find_launch
-from resnet_cifar.processes import connected
 from resnet_cifar.stop import Stop
 from resnet_cifar.workdir import run_name
 

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from resnet_cifar.grid import Job
 from resnet_cifar.models import ResNet
 from resnet_cifar.stop import Stop
 from resnet_cifar.variables import array_shapes
@@ -91,3 +92,11 @@ def save_random_weights(path, class_names):
     pretrained = assemble(path, arrays, {"mean": [0.5] * 3, "std": [0.25] * 3}, class_names, {})
     save_weights(path, pretrained)
     return pretrained
+
+
+def make_seeds(config, folder, seeds=(0, 1)):
+    """Return the runs of a sweep over seeds."""
+    return [
+        Job("card", dataclasses.replace(config, seed=seed), folder / f"seed{seed}")
+        for seed in seeds
+    ]

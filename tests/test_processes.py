@@ -3,10 +3,6 @@
 import dataclasses
 import re
 import signal
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -19,20 +15,10 @@ from resnet_cifar.checkpoint import read
 from resnet_cifar.checkpoint.format import by_path
 from resnet_cifar.devices import Devices
 from resnet_cifar.errors import UserError
-from resnet_cifar.processes import SharedStop, check_port, compare, last_words
+from resnet_cifar.processes import SharedStop, compare
 from resnet_cifar.programs import Programs
 from resnet_cifar.stop import Stop
 from resnet_cifar.trainer import Trainer
-
-ROOT = Path(__file__).parents[1]
-
-
-def test_a_port_in_use_is_refused():
-    with socket.socket(socket.AF_INET6) as taken:
-        taken.bind(("", 0))
-        taken.listen()
-        with pytest.raises(UserError, match="can't be used here"):
-            check_port(f"127.0.0.1:{taken.getsockname()[1]}")
 
 
 def test_a_process_that_differs_is_named():
@@ -57,21 +43,6 @@ def test_a_stop_is_seen_once_a_dispatch_has_carried_it():
         assert stop.signal is None
         stop.hear(max(asked.vote, other.vote))
         assert stop.signal is stop._own.signal is signal.SIGTERM
-
-
-def test_last_words_are_said_only_by_the_dead():
-    code = "import os, sys; from resnet_cifar.processes import last_words\nwith last_words('gone'):"
-    for end, words in (("os.abort()", "error: gone\n"), ("pass", "")):
-        done = subprocess.run(
-            [sys.executable, "-c", f"{code} {end}"],
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            check=False,
-        )
-        assert done.stderr == words
-    with last_words("never"):
-        pass
 
 
 def test_two_processes_train_and_stop_like_one(tiny, programs, tmp_path):

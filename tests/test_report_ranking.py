@@ -7,7 +7,7 @@ from scipy import stats
 from synthetic_runs import make_grid, make_run
 
 from resnet_cifar.report.ranking import best_by_validation, gains, seeds_needed
-from resnet_cifar.report.tables import variants_table
+from resnet_cifar.report.variant_tables import variants_table
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Tables of the documents from synthetic runs."""
 
-from synthetic_runs import make_averaged, make_diverged, make_run
+from synthetic_runs import loader, make_averaged, make_diverged, make_run
 
 from resnet_cifar.report.tables import (
     accuracy_cell,
@@ -10,13 +10,7 @@ from resnet_cifar.report.tables import (
     origin,
     peers_table,
     recipes_table,
-    variants_table,
 )
-from resnet_cifar.report.variants import group_by_variant
-
-
-def loader(**files):
-    return lambda name: files.get(name, [])
 
 
 def test_an_accuracy_counts_its_runs_and_divergences():
@@ -85,6 +79,14 @@ def test_peers_stand_below_our_own_rows():
     ]
 
 
+def test_averaged_weights_have_a_row_above_the_others():
+    runs = [make_averaged(0.5 + 0.01 * s, 0.6 + 0.02 * s, seed=s) for s in (0, 1)]
+    rows = family_table(loader(best=runs), ["best"], "")
+    name = "| CIFAR-10 accuracy (%), `best`"
+    result = rows.index(f"{name} | - | - | - | 61.00 ± 1.41 (2) | - |")
+    assert rows[result + 1] == f"{name} without averaging | - | - | - | 50.50 ± 0.71 (2) | - |"
+
+
 def test_the_recipes_table_has_what_recipes_change():
     lines = recipes_table()
     assert "| `num_epochs` | 160 | 182.336 | 200 | 300 | 40 |" in lines
@@ -92,49 +94,6 @@ def test_the_recipes_table_has_what_recipes_change():
     names = [line.split("`")[1] for line in lines if line.startswith("| `")]
     assert "momentum" in names and "label_smoothing" not in names and "seed" not in names
     assert lines[-1] == "ResNet110 by `paper` has `warmup=constant`, `warmup_epochs=1.14`."
-
-
-def test_what_all_variants_share_is_stated_once():
-    groups = group_by_variant([
-        make_run(recipe, 0.4 + 0.1 * (recipe == "strong") + 0.01 * seed, seed=seed, num_epochs=6)
-        for recipe in ("card", "strong") for seed in (0, 1)
-    ])  # fmt: skip
-    assert variants_table(groups) == [
-        "All runs: num_epochs=6.", "",
-        "| variant | data | network | test accuracy (%), seeds | seconds of training |",
-        "|---|---|---|---|---|",
-        "| card | cifar10 | ResNet56 | 40.50 ± 0.71 (2) | 60 |",
-        "| strong | cifar10 | ResNet56 | 50.50 ± 0.71 (2) | 60 |", "",
-        "Not ranked, for lack of a validation split on all runs: `train_split=train[:45000]`,",
-        "`validation_split=train[45000:]`.", "",
-        "| gain | data | network | points, 95 % interval, pairs | more seeds for ± 0.2 |",
-        "|---|---|---|---|---|",
-        "| strong over card | cifar10 | ResNet56 | +10.00 ± 0.00 (2) | 0 |",
-    ]  # fmt: skip
-
-
-def test_averaged_weights_are_the_result_and_the_others_are_shown():
-    averages = [make_averaged(0.5 + 0.01 * s, 0.6 + 0.02 * s, seed=s) for s in (0, 1)]
-    lines = variants_table(group_by_variant([*averages, *(make_run(seed=s) for s in (0, 1))]))
-    assert "| test accuracy (%), seeds | without averaging |" in lines[2]
-    for decay, result, raw in (
-        ("0", "90.00 ± 0.00 (2)", "90.00 ± 0.00 (2)"),
-        ("0.9", "61.00 ± 1.41 (2)", "50.50 ± 0.71 (2)"),
-    ):
-        assert f"| ema_decay={decay} | cifar10 | ResNet56 | {result} | {raw} | 60 |" in lines
-    assert "With `ema_decay`, all other accuracies are of the averaged weights." in lines
-    assert lines[-1].endswith("| -29.00 ± 12.71 (2) | 193 |")
-    rows = family_table(loader(best=averages), ["best"], "")
-    assert "| CIFAR-10 accuracy (%), `best` | - | - | - | 61.00 ± 1.41 (2) | - |" in rows
-    name = "CIFAR-10 accuracy (%), `best` without averaging"
-    assert f"| {name} | - | - | - | 50.50 ± 0.71 (2) | - |" in rows
-
-
-def test_gains_have_the_labels_of_their_variants():
-    runs = [make_run(seed=s, weight_decay=w) for s in (0, 1) for w in (1e-3, 1e-4)]
-    lines = variants_table(group_by_variant(runs))
-    assert lines[0] == "All runs: recipe card."
-    assert lines[-1].startswith("| weight_decay=0.001 over weight_decay=0.0001 | cifar10 |")
 
 
 def test_the_origin_names_device_version_and_dates():

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import datetime
 import gc
 import json
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 import jax
 import pytest
 from absl import flags
-from helpers import StopAfter
+from helpers import StopAfter, make_seeds
 from synthetic_runs import make_workdir
 
 from resnet_cifar import __main__
@@ -24,7 +23,7 @@ from resnet_cifar import sweep as sweep_module
 from resnet_cifar.cli import parse
 from resnet_cifar.config import Config
 from resnet_cifar.errors import Diverged, UserError
-from resnet_cifar.grid import Job, make_jobs, take_shard
+from resnet_cifar.grid import Job
 from resnet_cifar.log import read_rows
 from resnet_cifar.programs import Programs
 from resnet_cifar.recipes import make_config
@@ -32,12 +31,9 @@ from resnet_cifar.stop import Stopped
 from resnet_cifar.sweep import (
     chosen,
     each_once,
-    estimate,
     numbers,
     result,
-    status,
     sweep,
-    time_left,
     typed,
 )
 from resnet_cifar.train import train_and_evaluate
@@ -58,16 +54,9 @@ def compiled(tiny):
     return lambda config: programs
 
 
-def make(config, folder, seeds=(0, 1)):
-    return [
-        Job("card", dataclasses.replace(config, seed=seed), folder / f"seed{seed}")
-        for seed in seeds
-    ]
-
-
 def test_seeds_share_programs_and_each_run_is_as_if_alone(tiny, compiled, tmp_path, capsys):
     made = []
-    jobs = make(tiny, tmp_path)
+    jobs = make_seeds(tiny, tmp_path)
     sweep(jobs, compiled=lambda config: made.append(config) or compiled(config))
     out = capsys.readouterr().out
     assert len(made) == 1
@@ -101,14 +90,14 @@ def test_a_run_leaves_nothing_on_the_device(tiny, compiled, tmp_path):
     before = len(jax.live_arrays())
     gc.disable()  # It would come by chance.
     try:
-        sweep(make(tiny, tmp_path, seeds=(0,)), compiled=compiled)
+        sweep(make_seeds(tiny, tmp_path, seeds=(0,)), compiled=compiled)
         assert len(jax.live_arrays()) == before
     finally:
         gc.enable()
 
 
 def test_an_interrupted_sweep_resumes_its_run(tiny, compiled, tmp_path):
-    jobs = make(tiny, tmp_path, seeds=(0,))
+    jobs = make_seeds(tiny, tmp_path, seeds=(0,))
     # Polled before the run, before its first epoch, before its first step.
     with pytest.raises(Stopped, match="saved at step 1 of 16"):
         sweep(jobs, compiled=compiled, stop=(stop := StopAfter(3)))
@@ -123,14 +112,14 @@ def test_a_signal_as_a_run_ends_stops_the_sweep(tiny, compiled, tmp_path):
         train_and_evaluate(*arguments, stop=stop, **named)
         stop.signal = signal.SIGTERM
 
-    jobs = make(tiny, tmp_path)
+    jobs = make_seeds(tiny, tmp_path)
     with pytest.raises(Stopped, match="between two runs"):
         sweep(jobs, compiled=compiled, train=train_until_a_signal)
     assert [bool(result(job)) for job in jobs] == [True, False]
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tiny, compiled, tmp_path, capsys):
-    jobs = make(tiny, tmp_path)
+    jobs = make_seeds(tiny, tmp_path)
     jobs[0].folder.mkdir()
     with lock(jobs[0].folder), pytest.raises(UserError, match="1 of 2 runs failed: seed0"):
         sweep(jobs, compiled=compiled)
@@ -142,7 +131,7 @@ def test_a_run_that_diverged_comes_last(tiny, compiled, tmp_path, capsys):
     def diverge(*_, **__):
         raise Diverged("the run has diverged")
 
-    jobs = make(tiny, tmp_path)
+    jobs = make_seeds(tiny, tmp_path)
     jobs[0].folder.mkdir()
     (jobs[0].folder / "diverged.txt").write_text("the run has diverged\n")
     with pytest.raises(UserError, match="2 of 2 runs failed: seed1, seed0"):
@@ -164,19 +153,8 @@ def test_a_run_without_memory_does_not_stop_the_others(
         raise error
 
     with pytest.raises(UserError, match="2 of 2 runs failed"):
-        sweep(make(tiny, tmp_path), compiled=compiled, train=fail)
+        sweep(make_seeds(tiny, tmp_path), compiled=compiled, train=fail)
     assert capsys.readouterr().out.count(sentence) == 2
-
-
-def test_the_time_left_is_estimated_from_finished_runs(tiny, tmp_path, monkeypatch):
-    jobs = make(tiny, tmp_path, seeds=(0, 1, 2))
-    jobs[2] = jobs[2]._replace(config=dataclasses.replace(tiny, depth=50, num_epochs=8))
-    done = {jobs[0].folder: {"train_seconds": 100.0, "eval_seconds": 20.0}}
-    monkeypatch.setattr(sweep_module, "result", lambda job: done.get(job.folder, {}))
-    assert time_left(jobs, jobs[1:]).startswith(
-        "2 runs left, about 0:30:00 "
-    )  # 120 s, and twice the steps of 7 times.
-    assert time_left(jobs, []) == "0 runs left"
 
 
 def test_a_run_with_fewer_epochs_is_extended(tmp_path):
@@ -190,7 +168,7 @@ def test_a_run_with_fewer_epochs_is_extended(tmp_path):
 
 
 def test_a_damaged_summary_fails_early(tiny, tmp_path):
-    jobs = make(tiny, tmp_path)
+    jobs = make_seeds(tiny, tmp_path)
     jobs[1].folder.mkdir()
     (jobs[1].folder / "summary.json").write_text("garbage")
     with pytest.raises(UserError, match=r"seed1/summary.json can't be read .*move that run away"):
@@ -201,12 +179,12 @@ def test_a_damaged_summary_fails_early(tiny, tmp_path):
 def test_an_unwritable_workdir_fails_early(tiny, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file is not a folder that you can write to"):
-        sweep(make(tiny, tmp_path / "file"))
+        sweep(make_seeds(tiny, tmp_path / "file"))
     assert ": run" not in capsys.readouterr().out
 
 
 def test_a_folder_of_another_run_fails_early(tiny, tmp_path):
-    jobs = make(tiny, tmp_path)
+    jobs = make_seeds(tiny, tmp_path)
     jobs[1].folder.mkdir()
     other = dataclasses.asdict(dataclasses.replace(jobs[1].config, momentum=0.5))
     (jobs[1].folder / "config.json").write_text(json.dumps(other))
@@ -216,7 +194,7 @@ def test_a_folder_of_another_run_fails_early(tiny, tmp_path):
 
 
 def test_missing_data_fails_early(tmp_path):
-    jobs = make(Config(data_dir="/dev/null"), tmp_path)
+    jobs = make_seeds(Config(data_dir="/dev/null"), tmp_path)
     with pytest.raises(UserError, match="data_dir='/dev/null' can't be read"):
         sweep(jobs)
     assert not list(tmp_path.iterdir())
@@ -231,7 +209,7 @@ def test_missing_data_fails_early(tmp_path):
 )
 def test_an_invalid_config_fails_early(fields, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        sweep([*make(Config(), tmp_path), *make(Config(**fields), tmp_path)])
+        sweep([*make_seeds(Config(), tmp_path), *make_seeds(Config(**fields), tmp_path)])
     assert not list(tmp_path.iterdir())
 
 
@@ -251,13 +229,6 @@ def command(*argv):
     __main__.main(["resnet_cifar", "sweep", *argv])
 
 
-def test_the_status_of_a_shard_has_all_networks(tmp_path):
-    text = status(take_shard(make_jobs(tmp_path), "1/2"))
-    networks = ["ResNet20", "ResNet32", "ResNet44", "ResNet56", "ResNet110"]
-    assert text.split()[:6] == ["finished", *networks]
-    assert text.endswith("\n75 runs left")
-
-
 def test_a_dry_run_shows_the_plan_and_times_a_step(tiny, tmp_path, capsys):
     grid = ["--recipes=card", "--datasets=synthetic", "--depths=8", "--seeds=0,1", "--dry_run"]
     fields = [
@@ -270,14 +241,6 @@ def test_a_dry_run_shows_the_plan_and_times_a_step(tiny, tmp_path, capsys):
     assert re.search(r"\n2 runs left\nabout 0:0\d:\d\d of training, plus evaluation", out)
     assert re.search(r"a step of ResNet8 with 32 images timed just now: [\d.e-]+ s on .*CPU", out)
     assert not list(tmp_path.iterdir())
-
-
-def test_a_plan_is_estimated_from_a_step_of_its_smallest_network(tiny, tmp_path):
-    jobs = make(tiny, tmp_path, seeds=(0, 1, 2))
-    jobs[2] = jobs[2]._replace(config=dataclasses.replace(tiny, depth=50))
-    # 16 steps each, of 2 s; the last network has seven times the layers.
-    line = estimate(jobs, lambda config: {8: 2.0}[config.depth])
-    assert line.startswith(f"about {datetime.timedelta(seconds=16 * 2 * 9)} of training")
 
 
 @pytest.mark.parametrize(
@@ -351,7 +314,7 @@ def test_gpu_workers_get_the_flags_that_were_given():
 
 
 def test_runs_are_chosen_by_position(tiny):
-    jobs = make(tiny, Path("runs"))
+    jobs = make_seeds(tiny, Path("runs"))
     assert chosen(jobs, []) == jobs and chosen(jobs, [1]) == jobs[1:]
     with pytest.raises(UserError, match="--runs=2 is not in the list of 2 runs, from 0"):
         chosen(jobs, [2])

@@ -27,6 +27,7 @@ from resnet_cifar.report.runs import (
     write_runs,
 )
 from resnet_cifar.report.statistics import accuracy_against_time, learning_curves
+from resnet_cifar.report.variant_tables import variants_table
 from resnet_cifar.report.variants import Run, group_by_variant, label_variants, variant_name
 from resnet_cifar.workdir import write_atomically
 
@@ -105,7 +106,7 @@ def check_arguments(workdir: Path, output: Path | None, root: Path | None) -> No
 def print_summary(workdir: Path, groups: dict[str, list[Run]], unfinished: list[Path]) -> None:
     if groups:
         count = sum(map(len, groups.values()))
-        lines = [f"{count} finished below {workdir}", "", *tables.variants_table(groups)]
+        lines = [f"{count} finished below {workdir}", "", *variants_table(groups)]
     else:
         lines = [f"no run below {workdir} has finished"]
     if unfinished:
@@ -152,7 +153,7 @@ def page_sections(root: Path, name: str) -> dict[str, list[str]]:
     load = cache(lambda file: read_runs(root / "results" / f"{file}.json"))
     up = "../" * name.count("/")
     experiments = {
-        name: [*tables.variants_table(group_by_variant(load(name))), "", *origin]
+        name: [*variants_table(group_by_variant(load(name))), "", *origin]
         for name in EXPERIMENTS
         if (origin := tables.origin(load, [name], up))
     }

@@ -1,0 +1,36 @@
+"""A process joins the others, and says why if it can't, or dies."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnet_cifar.connection import check_port, last_words
+from resnet_cifar.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_port_in_use_is_refused():
+    with socket.socket(socket.AF_INET6) as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="can't be used here"):
+            check_port(f"127.0.0.1:{taken.getsockname()[1]}")
+
+
+def test_last_words_are_said_only_by_the_dead():
+    code = "import os; from resnet_cifar.connection import last_words\nwith last_words('gone'):"
+    for end, words in (("os.abort()", "error: gone\n"), ("pass", "")):
+        done = subprocess.run(
+            [sys.executable, "-c", f"{code} {end}"],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            check=False,
+        )
+        assert done.stderr == words
+    with last_words("never"):
+        pass
