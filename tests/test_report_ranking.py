@@ -4,10 +4,11 @@ import math
 
 import pytest
 from scipy import stats
-from synthetic_runs import make_grid, make_run
+from synthetic_runs import make_grid, make_run, make_validated
 
 from resnet_cifar.report.ranking import best_by_validation, gains, seeds_needed
 from resnet_cifar.report.variant_tables import variants_table
+from resnet_cifar.report.variants import group_by_variant
 
 
 @pytest.fixture
@@ -39,6 +40,20 @@ def test_many_variants_are_compared_with_the_best(grid):
     assert len(found) == 5 and {gain.over for gain in found} == {best}
     few = dict(list(grid.items())[:3])
     assert len(gains(few)) == 3
+
+
+def test_changes_of_one_thing_are_compared_with_their_baseline():
+    changes = [{}, {"cutout": 8}, {"nesterov": True}, {"mixup": 1, "mixup_off_epochs": 4}]
+    changes.append({"label_smoothing": 0.1})
+    accuracy = [0.80, 0.90, 0.91, 0.92, 0.93]
+    runs = [
+        make_validated(score + 0.001 * seed, num_epochs=20, seed=seed, **fields)
+        for fields, score in zip(changes, accuracy, strict=True)
+        for seed in (0, 1)
+    ]
+    groups = group_by_variant(runs)
+    assert {gain.over for gain in gains(groups)} == {"card with train_split=train[:45000], "
+        "validation_split=train[45000:], num_epochs=20"}  # fmt: skip
 
 
 def test_the_seeds_needed_are_the_fewest_that_suffice():

@@ -79,6 +79,13 @@ def test_one_differing_field_is_the_label_even_across_recipes():
     assert label(*runs)[1] == ["decay=cosine", "decay=linear"]
 
 
+def test_changes_of_one_thing_are_labelled_by_it():
+    changes = [{}, {"cutout": 8}, {"nesterov": True}, {"mixup": 1, "mixup_off_epochs": 4}]
+    shared, short = label(*(make_run(num_epochs=20, **fields) for fields in changes))
+    assert shared == "recipe card with num_epochs=20, changed as each row says"
+    assert short == ["baseline", "cutout=8", "mixup=1, mixup_off_epochs=4", "nesterov=True"]
+
+
 def test_recipes_are_labelled_by_name_and_own_overrides():
     runs = [
         make_run("card", num_epochs=6),

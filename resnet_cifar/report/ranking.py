@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from resnet_cifar.report.runs import epochs_of, networks, select
 from resnet_cifar.report.statistics import PairedDifference, paired_difference
-from resnet_cifar.report.variants import Run
+from resnet_cifar.report.variants import Run, baseline
 
 VISIBLE_DIFFERENCE = 0.002  # 0.2 points of accuracy.
 MOST_SEEDS = 1000
@@ -56,7 +56,8 @@ def best_by_validation(groups: dict[str, list[Run]], dataset: str, depth: int) -
 def gains(groups: dict[str, list[Run]]) -> list[Gain]:
     """Compare variants seed by seed: all pairs of a few, else each with a reference.
 
-    The reference is the best by validation, or the first one without a validation split.
+    The reference is their baseline. Without one it is the best by validation, and without a
+    validation split the first.
     """
     found = []
     for dataset, depth in networks(list(itertools.chain.from_iterable(groups.values()))):
@@ -64,7 +65,11 @@ def gains(groups: dict[str, list[Run]]) -> list[Gain]:
         names = [name for name, runs in own.items() if runs]
         pairs = [(name, over) for i, name in enumerate(names) for over in names[:i]]
         if len(names) > ALL_PAIRS:
-            reference = best_by_validation(groups, dataset, depth) or names[0]
+            reference = (
+                baseline({name: own[name] for name in names})
+                or best_by_validation(groups, dataset, depth)
+                or names[0]
+            )
             pairs = [(name, reference) for name in names if name != reference]
         for name, over in pairs:
             if difference := paired_difference(own[name], own[over]):

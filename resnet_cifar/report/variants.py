@@ -74,8 +74,8 @@ def group_by_variant(runs: list[Run]) -> dict[str, list[Run]]:
 def label_variants(groups: dict[str, list[Run]]) -> Labels:
     """Separate what all variants share from what tells them apart.
 
-    Variants of one recipe, or that differ in one or two fields, are labelled by these fields;
-    others by the recipe and its own overrides.
+    Variants of several recipes are labelled by the recipe and its own overrides, others by the
+    fields that differ: between all of them, or from their baseline if there is one.
 
     Example:
       `card` and `card with weight_decay=0.001` share `recipe card`; their labels are
@@ -89,6 +89,14 @@ def label_variants(groups: dict[str, list[Run]]) -> Labels:
     if not first:
         return Labels("", {})
     name, run = next(iter(first.items()))
+    if center := baseline(groups):
+        run = first[center]
+        shared = with_fields(f"recipe {recipes[center]}", overrides(run, recipes[center]))
+        values = {name: with_fields("", changed(run, other)) for name, other in first.items()}
+        return Labels(
+            f"{shared}, changed as each row says",
+            {name: value or "baseline" for name, value in values.items()},
+        )
     shared = without(overrides(run, recipes[name]), varying)
     values = {name: with_fields("", chosen(run["config"], varying)) for name, run in first.items()}
     return Labels(
@@ -110,6 +118,28 @@ def label_by_recipe(first: dict[str, Run], recipes: dict[str, str]) -> Labels:
             for name, recipe in recipes.items()
         },
     )
+
+
+def baseline(groups: dict[str, list[Run]]) -> str | None:
+    """Return the variant that the others change one thing of: the nearest to all of them.
+
+    The distance of two variants is the number of fields in which they differ. None if fewer than
+    three fields vary, or if several are equally near, as in a full grid.
+    """
+    first = {name: runs[0] for name, runs in groups.items()}
+    if len(varying_fields(list(first.values()))) < 3:
+        return None
+    far = {
+        name: sum(len(changed(run, other)) for other in first.values())
+        for name, run in first.items()
+    }
+    nearest = min(far, key=lambda name: far[name])
+    return nearest if [*far.values()].count(far[nearest]) == 1 else None
+
+
+def changed(run: Run, other: Run) -> dict[str, Any]:
+    """Return the fields in which two runs of different variants differ, as the other has them."""
+    return chosen(other["config"], varying_fields([run, other]))
 
 
 def varying_fields(runs: list[Run]) -> list[str]:
