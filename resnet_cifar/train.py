@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from resnet_cifar import describe, processes
-from resnet_cifar.checkpoint import Checkpoints, SharedCheckpoints
-from resnet_cifar.checkpoint.format import steps
+from resnet_cifar.checkpoint import Checkpoints, Restored, SharedCheckpoints
+from resnet_cifar.checkpoint.format import Metadata, steps
 from resnet_cifar.config import Config, validate
 from resnet_cifar.errors import Diverged, UserError
 from resnet_cifar.finetune import Start, initial_state, read_start, start_lines
@@ -86,54 +86,27 @@ def _run(
     trainer: Trainer, folder: Path, stop: Stop, saved_config: dict[str, Any], start: Start | None
 ) -> TrainState:
     """Resume or start, loop, and write the summary."""
-    config, plan = trainer.config, trainer.plan
-    metadata = checkpoint_metadata(config, str(trainer.programs.dtype))
+    num_steps = trainer.plan.num_steps
+    metadata = checkpoint_metadata(trainer.config, str(trainer.programs.dtype))
     manager = SharedCheckpoints if processes.several() else Checkpoints
     with manager(folder, metadata) as checkpoints:
-        like = jax.eval_shape(trainer.init_state)
-        restored = checkpoints.restore(like)
-        if restored:
-            check_same_images(restored.metadata, metadata)
-        record = restored.metadata.get("init_from") if restored else start and start.record
-        if record:
-            metadata["init_from"] = record
-        state = restored.state if restored else like
-        if processes.is_primary() and not restored:
-            state = initial_state(trainer, start)
-        state = trainer.programs.devices.from_primary(state)
-        step = int(state.step)
-        summary_file = folder / "summary.json"
-        if step == plan.num_steps and processes.from_primary(summary_file.exists):
-            print(f"already finished: see {summary_file}")
+        restored = checkpoints.restore(jax.eval_shape(trainer.init_state))
+        state, step = _first_state(trainer, restored, metadata, start)
+        if step == num_steps and processes.from_primary((folder / "summary.json").exists):
+            print(f"already finished: see {folder / 'summary.json'}")
             return state
-        rows = processes.from_primary(lambda: read_rows(folder))
-        metrics = Metrics(
-            plan,
-            trainer.learning_rate,
-            rows=resumed_rows(rows, plan, step, config, saved_config),
-            sums=restored.metadata.get("sums") if restored else None,
-            step=step,
-        )
-        if step >= plan.steps_per_epoch and not metrics.row(plan.epoch_start(step), "train"):
-            raise UserError(
-                f"{folder / 'metrics.jsonl'} lacks rows from before the checkpoint of step "
-                f"{step:,}: restore the file, or choose another --workdir"
-            )
+        metrics = _metrics_so_far(trainer, folder, step, restored, saved_config)
         print(describe.compiling(trainer), flush=True)
         trainer.compile(state, step)
         processes.wait_for_all()
         if processes.is_primary():
-            write_config(folder, config)
-            summary_file.unlink(missing_ok=True)  # Left by a run with fewer epochs.
-            (folder / "diverged.txt").unlink(missing_ok=True)  # Left by an earlier start.
-
-        sizes = {"num_steps": plan.num_steps, "batch_size": config.batch_size}
+            _take_over(folder, trainer.config)
+        sizes = {"num_steps": num_steps, "batch_size": trainer.config.batch_size}
         log = Log if processes.is_primary() else Silent
         with log(folder, metrics.rows, step=step, **sizes) as log:
             if restored:
-                log.say(
-                    f"resuming from the checkpoint of step {step:,} (epoch {plan.epoch(step):g})"
-                )
+                epoch = f"epoch {trainer.plan.epoch(step):g}"
+                log.say(f"resuming from the checkpoint of step {step:,} ({epoch})")
                 for change in differences(restored.metadata, metadata):
                     log.say(f"environment not as it was, so bits may differ: {change}")
             stop.hold()  # From now on there is something to save.
@@ -141,17 +114,78 @@ def _run(
                 trainer, state, step, metrics=metrics, log=log, checkpoints=checkpoints, stop=stop
             )
             checkpoints.wait()
-            if not metrics.row(plan.num_steps, "test"):
+            if not metrics.row(num_steps, "test"):
                 raise Stopped(
-                    f"saved at step {step:,} of {plan.num_steps:,}: the same command resumes there"
+                    f"saved at step {step:,} of {num_steps:,}: the same command resumes there"
                 )
-            summary = describe.summary(trainer, metrics.rows, metadata)
-            result = f"{describe.accuracy_text(summary)} of the test images"
-            title = f"{describe.title(trainer)}: {result}"
-            log.finish(summary, metrics.rows, title, describe.learning_rates(trainer))
-            seconds = f"{summary['train_seconds']:,.0f} s of training"
-            log.say(f"done: {result} after {seconds}; see {folder / 'curves.png'}")
+            _finish(trainer, folder, metrics, log, metadata)
     return state
+
+
+def _first_state(
+    trainer: Trainer, restored: Restored | None, metadata: Metadata, start: Start | None
+) -> tuple[TrainState, int]:
+    """Return the state of a checkpoint, or one to start from, on the devices, and its step.
+
+    Records in `metadata` what weights the run started from.
+    """
+    if restored:
+        check_same_images(restored.metadata, metadata)
+    record = restored.metadata.get("init_from") if restored else start and start.record
+    if record:
+        metadata["init_from"] = record
+    if restored:
+        state = restored.state
+    elif processes.is_primary():
+        state = initial_state(trainer, start)
+    else:
+        state = jax.eval_shape(trainer.init_state)
+    state = trainer.programs.devices.from_primary(state)
+    return state, int(state.step)
+
+
+def _metrics_so_far(
+    trainer: Trainer,
+    folder: Path,
+    step: int,
+    restored: Restored | None,
+    saved_config: dict[str, Any],
+) -> Metrics:
+    """Return the metrics of the steps up to a checkpoint; UserError if their rows are missing."""
+    plan = trainer.plan
+    rows = processes.from_primary(lambda: read_rows(folder))
+    metrics = Metrics(
+        plan,
+        trainer.learning_rate,
+        rows=resumed_rows(rows, plan, step, trainer.config, saved_config),
+        sums=restored.metadata.get("sums") if restored else None,
+        step=step,
+    )
+    if step >= plan.steps_per_epoch and not metrics.row(plan.epoch_start(step), "train"):
+        raise UserError(
+            f"{folder / 'metrics.jsonl'} lacks rows from before the checkpoint of step {step:,}: "
+            "restore the file, or choose another --workdir"
+        )
+    return metrics
+
+
+def _take_over(folder: Path, config: Config) -> None:
+    """Write the config; remove the end of an earlier start, with fewer epochs or diverged."""
+    write_config(folder, config)
+    for name in ("summary.json", "diverged.txt"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _finish(
+    trainer: Trainer, folder: Path, metrics: Metrics, log: Log | Silent, metadata: Metadata
+) -> None:
+    """Write the summary and the curves."""
+    summary = describe.summary(trainer, metrics.rows, metadata)
+    result = f"{describe.accuracy_text(summary)} of the test images"
+    title = f"{describe.title(trainer)}: {result}"
+    log.finish(summary, metrics.rows, title, describe.learning_rates(trainer))
+    seconds = f"{summary['train_seconds']:,.0f} s of training"
+    log.say(f"done: {result} after {seconds}; see {folder / 'curves.png'}")
 
 
 def _loop(
