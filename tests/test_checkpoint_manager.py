@@ -1,5 +1,7 @@
 """Checkpoints are saved whole, pruned by rule, and restored from the newest good one."""
 
+import asyncio
+import gc
 import json
 import os
 import shutil
@@ -155,6 +157,20 @@ def test_a_state_that_is_not_finite_is_not_saved(trained, tmp_path):
         with pytest.raises(UserError, match="state after step 2 is not finite and was not saved"):
             checkpoints.save(at_step(bad, 2))
     assert steps_kept(tmp_path) == [1]
+
+
+def test_a_failed_save_says_one_thing(trained, tmp_path, caplog):
+    """Orbax writes many arrays at once: asyncio would print a page for each after the first."""
+    failed = pytest.raises(UserError, match="checkpoint of step 1 can't be written to")
+    with failed, open_checkpoints(tmp_path) as checkpoints:
+        shutil.rmtree(tmp_path / "checkpoints")
+        (tmp_path / "checkpoints").write_text("")
+        checkpoints.save(trained)
+    loop = asyncio.new_event_loop()
+    loop.create_future().set_exception(OSError("another array"))
+    gc.collect()
+    loop.close()
+    assert "another array" not in caplog.text
 
 
 @pytest.mark.parametrize("damage", ["a number", "not JSON"])

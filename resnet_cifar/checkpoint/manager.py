@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import shutil
 import sys
 import tempfile
@@ -128,6 +129,7 @@ class Checkpoints:
                 write_atomically(path, json.dumps(metadata))
             self._prune()
         except Exception as error:  # Orbax raises many types, a bare Exception among them.
+            logging.getLogger("asyncio").addFilter(is_new)
             raise UserError(
                 f"the checkpoint of step {step:,} can't be written to {self._folder}: "
                 f"{fmt.first_line(error)}. The run ends here. Earlier checkpoints are intact, and "
@@ -204,6 +206,11 @@ class Checkpoints:
         aside = tempfile.mkdtemp(prefix=f"{step}-", dir=folder)
         shutil.move(self._folder / str(step), aside)
         return aside
+
+
+def is_new(record: logging.LogRecord) -> bool:
+    """Tell whether a failure is not among those of a failed save: each array has one of its own."""
+    return not record.getMessage().startswith("Future exception was never retrieved")
 
 
 def alone() -> ocp.options.MultiprocessingOptions:
