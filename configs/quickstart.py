@@ -1,4 +1,4 @@
-"""ResNet8 on synthetic images: no download, about a minute on two cores, 99 % test accuracy.
+"""ResNet8 on synthetic images: no download, some minutes on two cores, 99 % test accuracy.
 
 python main.py --config=configs/quickstart.py
 """
