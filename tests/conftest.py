@@ -17,7 +17,10 @@ except ImportError:
     pytest.exit("the tests need the dev extras: pip install -e '.[dev]'", returncode=1)
 
 # The modules whose annotations carry shapes are checked against them in every test.
-SHAPED = ("data.images", "epochs", "layers", "models", "pretrained", "steps", "weights")
+SHAPED = (
+    *("data.images", "epochs", "layers", "models", "pretrained", "regularization", "steps"),
+    "weights",
+)
 install_import_hook([f"resnet_cifar.{name}" for name in SHAPED], "beartype.beartype")
 
 from cifar_archives import manual  # noqa: F401
