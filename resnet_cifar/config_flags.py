@@ -101,11 +101,11 @@ def read_config(values: flags.FlagValues, arguments: Sequence[str]) -> tuple[Con
             "give a config: --config=configs/resnet56.py, or --config=configs/quickstart.py to try"
         )
     if not Path(path).is_file():
-        raise UserError(missing(Path(path)))
-    return override(load(Path(path), recipe), arguments, [*values])[0], recipe
+        raise UserError(no_such_file(Path(path)))
+    return override(run_file(Path(path), recipe), arguments, [*values])[0], recipe
 
 
-def load(path: Path, recipe: str) -> Config:
+def run_file(path: Path, recipe: str) -> Config:
     """Return what `get_config` of a file returns; it gets the recipe, if there is one."""
     try:
         with importable(path.absolute().parent):
@@ -118,7 +118,7 @@ def load(path: Path, recipe: str) -> Config:
     except UserError:
         raise
     except Exception as error:  # A config file is a program: anything can be wrong with it.
-        raise UserError(f"{place(path, error)}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{error_place(path, error)}: {type(error).__name__}: {error}") from error
     if not isinstance(config, Config):
         raise UserError(
             f"get_config() of {path} must return a resnet_cifar.config.Config, not {config!r:.80}"
@@ -136,14 +136,14 @@ def importable(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
 
 
-def place(path: Path, error: Exception) -> str:
+def error_place(path: Path, error: Exception) -> str:
     """Return the file, and the line where the error left it."""
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == str(path)]
     return f"{path}, line {lines[-1]}" if lines else str(path)
 
 
-def missing(path: Path) -> str:
+def no_such_file(path: Path) -> str:
     """Say that there is no such config file, and which one may be meant."""
     name = f"{path.stem}.py"
     for found in (Path("configs", name), REPOSITORY / path, REPOSITORY / "configs" / name):
@@ -201,7 +201,7 @@ def help_lines(values: flags.FlagValues, hidden: Collection[str] | None) -> list
       hidden: fields that can't be overridden; None if none can.
     """
     lines = ["Flags (--flagfile=FILE reads more of them from a file):"]
-    lines += [describe(name, values[name].default, values[name].help) for name in values]
+    lines += [flag_lines(name, values[name].default, values[name].help) for name in values]
     if hidden is None:
         return lines
     lines.append("\nFields of the config, with the defaults of Config (a config file sets others):")
@@ -209,11 +209,11 @@ def help_lines(values: flags.FlagValues, hidden: Collection[str] | None) -> list
         if not name:
             lines.append(f"\n{comment}")
         elif name not in hidden:
-            lines.append(describe(f"config.{name}", getattr(Config, name), comment))
+            lines.append(flag_lines(f"config.{name}", getattr(Config, name), comment))
     return lines
 
 
-def describe(name: str, default: Any, text: str | None) -> str:
+def flag_lines(name: str, default: Any, text: str | None) -> str:
     """Return a flag with its default value and its help, wrapped."""
     value = "" if default is None else default
     value = f"{value:g}" if isinstance(value, float) else value

@@ -43,17 +43,17 @@ class Devices:
         """Put a copy of some arrays, the same in each process, on every device."""
         if jax.process_count() == 1:
             return jax.device_put(tree, self.replicated)
-        return jax.tree.map(lambda leaf: spread(leaf, self.replicated), tree)
+        return jax.tree.map(lambda leaf: distribute(leaf, self.replicated), tree)
 
     def split_batch(self, rows: np.ndarray) -> jax.Array:
         """Put indices [steps, batch] on the devices, a part of each batch on each."""
         if jax.process_count() == 1:
             return jax.device_put(rows, self.split)
-        return spread(rows, self.split)
+        return distribute(rows, self.split)
 
     def votes(self, vote: int) -> jax.Array:
         """Put a number of each process on its devices: [devices]."""
-        return spread(np.full(self.count, vote, np.int32), self.by_device)
+        return distribute(np.full(self.count, vote, np.int32), self.by_device)
 
     def from_primary(self, tree: Any) -> Any:
         """Put process 0's arrays on every device; in other processes only shapes and dtypes count.
@@ -103,10 +103,10 @@ class Devices:
         return 1 if self.on_cpu else steps_per_epoch
 
 
-def spread(array: Any, sharding: NamedSharding) -> jax.Array:
+def distribute(array: Any, sharding: NamedSharding) -> jax.Array:
     """Put an array that every process has on the devices of all processes."""
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-        data = spread(jax.random.key_data(array), sharding)
+        data = distribute(jax.random.key_data(array), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
     array = np.asarray(array)
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

@@ -49,7 +49,7 @@ from resnet_cifar.report.evaluations import (
     evaluation_json,
     evaluation_lines,
 )
-from resnet_cifar.report.network_comparisons import compare
+from resnet_cifar.report.network_comparisons import compare_networks
 from resnet_cifar.stop import Stop
 from resnet_cifar.workdir import absolute, write_atomically
 
@@ -85,7 +85,7 @@ def evaluate(
     title, images = read_data(loaded, data, split, data_dir)
     results = score_all(loaded, images, flip)
     configs = [network.config for network in loaded]
-    comparison = compare(configs, results[: len(loaded)]) if len(loaded) > 1 else None
+    comparison = compare_networks(configs, results[: len(loaded)]) if len(loaded) > 1 else None
     return Evaluation(title, images, common_names(loaded), results, comparison)
 
 

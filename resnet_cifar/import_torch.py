@@ -73,7 +73,7 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
     except OSError as error:
         raise UserError(f"{path.parent} can't be made ({error}): give another --output") from error
     save_weights(path, pretrained)
-    print("\n".join(describe(layout, pretrained, path)))
+    print("\n".join(network_lines(layout, pretrained, path)))
 
 
 def import_torch(
@@ -140,7 +140,7 @@ def dataset_classes(dataset: str) -> list[str]:
     return names
 
 
-def describe(layout: str, pretrained: Pretrained, path: Path) -> list[str]:
+def network_lines(layout: str, pretrained: Pretrained, path: Path) -> list[str]:
     """Return what was read and written, to be printed."""
     model, (mean, std) = pretrained.model, pretrained.preprocessing
     names = pretrained.class_names

@@ -84,7 +84,7 @@ class Log:
         if self._bar.disable and now - self._last_line > self._plain_line_seconds:
             rate = (self._step - self._first_step) / (now - self._start)
             speed = f"{rate * self._batch_size:,.0f} images/s overall"
-            left = f"{time_left(self._num_steps - self._step, rate)} left"
+            left = f"{duration(self._num_steps - self._step, rate)} left"
             where = f"step {self._step:,} of {self._num_steps:,}"
             if done.split != "train":
                 where += f", scoring {done.split}: {self._scored:,} images"
@@ -149,7 +149,7 @@ class Silent:
         """Write nothing."""
 
 
-def time_left(steps: int, steps_per_second: float) -> str:
+def duration(steps: int, steps_per_second: float) -> str:
     if not steps_per_second:
         return "unknown time"
     return str(datetime.timedelta(seconds=round(steps / steps_per_second)))

@@ -33,7 +33,7 @@ class Done(NamedTuple):
         return len(self.metrics["count"])
 
 
-class Metrics:
+class RunMetrics:
     """The metrics of one run.
 
     Attributes:

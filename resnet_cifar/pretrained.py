@@ -73,9 +73,9 @@ def load(path: str | Path, *, averaged: bool = True, api: Any = None) -> Pretrai
 
 
 def newest_first(folder: Path) -> list[Path]:
-    from resnet_cifar.checkpoint.format import steps
+    from resnet_cifar.checkpoint.format import saved_steps
 
-    return [folder / str(step) for step in reversed(steps(folder))]
+    return [folder / str(step) for step in reversed(saved_steps(folder))]
 
 
 def read_checkpoints(folder: Path, checkpoints: list[Path], averaged: bool) -> Pretrained:

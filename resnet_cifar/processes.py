@@ -79,10 +79,10 @@ def check_alike(mine: Mapping[str, Any]) -> None:
     """Raise a UserError that names the first process and value that differ from process 0's."""
     if not several():
         return
-    compare([json.loads(text) for text in exchange(json.dumps(mine))])
+    compare_all([json.loads(text) for text in exchange(json.dumps(mine))])
 
 
-def compare(everyone: Sequence[Mapping[str, Any]]) -> None:
+def compare_all(everyone: Sequence[Mapping[str, Any]]) -> None:
     """Raise the error of `check_alike` for the values of all processes, in their order."""
     for index, theirs in enumerate(everyone):
         for name in {**everyone[0], **theirs}:

@@ -53,7 +53,7 @@ from resnet_cifar.workers import advice, gpu_ids, run_workers, share
 HIDDEN = tuple(FLAGS)
 
 
-def chosen(jobs: list[Job], indices: list[int]) -> list[Job]:
+def at_positions(jobs: list[Job], indices: list[int]) -> list[Job]:
     """Return the runs with these positions in the list, from 0; all without positions."""
     if beyond := [index for index in indices if index >= len(jobs)]:
         raise UserError(f"--runs={beyond[0]} is not in the list of {len(jobs)} runs, from 0")
@@ -250,7 +250,7 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
         make=make,
     )
     jobs = take_shard(jobs, given["shard"])
-    jobs = chosen(jobs, numbers("runs", given["runs"]) if given["runs"] else [])
+    jobs = at_positions(jobs, numbers("runs", given["runs"]) if given["runs"] else [])
     if given["gpus"] and not given["dry_run"]:
         sweep_by_gpu(jobs, gpu_ids(given["gpus"]), [*typed(values), *arguments], stop)
         return

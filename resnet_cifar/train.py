@@ -8,12 +8,12 @@ import jax
 
 from resnet_cifar import describe, processes
 from resnet_cifar.checkpoint import Checkpoints, Restored, SharedCheckpoints
-from resnet_cifar.checkpoint.format import Metadata, steps
+from resnet_cifar.checkpoint.format import Metadata, saved_steps
 from resnet_cifar.config import Config, validate
 from resnet_cifar.errors import Diverged, UserError
 from resnet_cifar.finetune import Start, initial_state, read_start, start_lines
 from resnet_cifar.log import Log, Silent, read_rows
-from resnet_cifar.metrics import Done, Metrics, resumed_rows
+from resnet_cifar.metrics import Done, RunMetrics, resumed_rows
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.programs import Programs
 from resnet_cifar.provenance import check_same_images, checkpoint_metadata, common, differences
@@ -67,7 +67,7 @@ def run(trainer: Trainer, folder: Path, stop: Stop) -> TrainState:
     with contextlib.ExitStack() as held:
         held.enter_context(processes.primary_prints())
         # A run that resumes has everything in its checkpoint.
-        resumes = processes.from_primary(lambda: bool(steps(folder / "checkpoints")))
+        resumes = processes.from_primary(lambda: bool(saved_steps(folder / "checkpoints")))
         start = None if resumes else read_start(trainer)
         header = [*describe.header(trainer), *start_lines(trainer, start), f"workdir    {folder}"]
         print("\n".join(header), flush=True)
@@ -150,11 +150,11 @@ def _metrics_so_far(
     step: int,
     restored: Restored | None,
     saved_config: dict[str, Any],
-) -> Metrics:
+) -> RunMetrics:
     """Return the metrics of the steps up to a checkpoint; UserError if their rows are missing."""
     plan = trainer.plan
     rows = processes.from_primary(lambda: read_rows(folder))
-    metrics = Metrics(
+    metrics = RunMetrics(
         plan,
         trainer.learning_rate,
         rows=resumed_rows(rows, plan, step, trainer.config, saved_config),
@@ -177,7 +177,7 @@ def _take_over(folder: Path, config: Config) -> None:
 
 
 def _finish(
-    trainer: Trainer, folder: Path, metrics: Metrics, log: Log | Silent, metadata: Metadata
+    trainer: Trainer, folder: Path, metrics: RunMetrics, log: Log | Silent, metadata: Metadata
 ) -> None:
     """Write the summary and the curves."""
     summary = describe.summary(trainer, metrics.rows, metadata)
@@ -193,7 +193,7 @@ def _loop(
     state: TrainState,
     step: int,
     *,
-    metrics: Metrics,
+    metrics: RunMetrics,
     log: Log | Silent,
     checkpoints: Checkpoints | SharedCheckpoints,
     stop: Stop,

@@ -20,7 +20,7 @@ from resnet_cifar import (
     train_step,
 )
 from resnet_cifar.checkpoint import Checkpoint, read
-from resnet_cifar.checkpoint.format import Damaged, by_path, digests, steps
+from resnet_cifar.checkpoint.format import Damaged, by_path, digests, saved_steps
 from resnet_cifar.errors import UserError
 from resnet_cifar.steps import array_fields
 
@@ -49,7 +49,7 @@ def test_reading_changes_nothing(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     read(tmp_path / "6")
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    assert steps(tmp_path) == [6] and steps(tmp_path / "missing") == []
+    assert saved_steps(tmp_path) == [6] and saved_steps(tmp_path / "missing") == []
 
 
 @pytest.mark.parametrize(

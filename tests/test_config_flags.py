@@ -7,7 +7,7 @@ from absl import flags
 
 from resnet_cifar.cli import parse
 from resnet_cifar.config import Config
-from resnet_cifar.config_flags import define_file, load, read_config
+from resnet_cifar.config_flags import define_file, read_config, run_file
 from resnet_cifar.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -80,8 +80,8 @@ def test_a_config_file_gets_its_recipe_and_its_neighbours(tmp_path, monkeypatch)
         "from values_beside import LR\nfrom resnet_cifar.recipes import make_config\n"
         "def get_config(recipe='card'): return make_config(recipe, learning_rate=LR)\n"
     )
-    assert load(path, "").learning_rate == load(path, "strong").learning_rate == 0.05
-    assert load(path, "strong").decay == "cosine" and load(path, "").decay == "steps"
+    assert run_file(path, "").learning_rate == run_file(path, "strong").learning_rate == 0.05
+    assert run_file(path, "strong").decay == "cosine" and run_file(path, "").decay == "steps"
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,9 @@ def test_a_config_file_gets_its_recipe_and_its_neighbours(tmp_path, monkeypatch)
 def test_an_error_in_a_config_file_names_file_and_line(text, message, tmp_path):
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(UserError, match=message):
-        load(tmp_path / "mine.py", "")
+        run_file(tmp_path / "mine.py", "")
 
 
 def test_config_files_return_configs():
     for path in sorted((ROOT / "configs").glob("*.py")):
-        assert isinstance(load(path, ""), Config)
+        assert isinstance(run_file(path, ""), Config)

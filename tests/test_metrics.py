@@ -8,7 +8,7 @@ import pytest
 
 from resnet_cifar.config import Config
 from resnet_cifar.errors import Diverged
-from resnet_cifar.metrics import Done, Metrics, resumed_rows
+from resnet_cifar.metrics import Done, RunMetrics, resumed_rows
 from resnet_cifar.plan import Plan
 
 PLAN = Plan(
@@ -39,7 +39,7 @@ def scores(count, *, loss=1.0, split="test"):
 
 
 def new_metrics(**resumed):
-    return Metrics(PLAN, lambda step: step / 100, **resumed)
+    return RunMetrics(PLAN, lambda step: step / 100, **resumed)
 
 
 def test_an_epoch_makes_one_row_of_means():

@@ -15,18 +15,18 @@ from resnet_cifar.checkpoint import read
 from resnet_cifar.checkpoint.format import by_path
 from resnet_cifar.devices import Devices
 from resnet_cifar.errors import UserError
-from resnet_cifar.processes import SharedStop, compare
+from resnet_cifar.processes import SharedStop, compare_all
 from resnet_cifar.programs import Programs
 from resnet_cifar.stop import Stop
 from resnet_cifar.trainer import Trainer
 
 
 def test_a_process_that_differs_is_named():
-    compare([{"a": 1}, {"a": 1}])
+    compare_all([{"a": 1}, {"a": 1}])
     with pytest.raises(UserError, match=r"config\.seed is 4 in process 2 and 3 in process 0"):
-        compare([{"config.seed": 3}, {"config.seed": 3}, {"config.seed": 4}])
+        compare_all([{"config.seed": 3}, {"config.seed": 3}, {"config.seed": 4}])
     with pytest.raises(UserError, match="new is None in process 1 and 'x' in process 0"):
-        compare([{"new": "x"}, {}])
+        compare_all([{"new": "x"}, {}])
 
 
 def test_a_single_process_exchanges_nothing():

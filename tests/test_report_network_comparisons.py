@@ -8,7 +8,7 @@ import pytest
 from resnet_cifar.config import Config
 from resnet_cifar.evaluation import log_softmax, mcnemar, score
 from resnet_cifar.report.evaluations import Result
-from resnet_cifar.report.network_comparisons import compare
+from resnet_cifar.report.network_comparisons import compare_networks
 
 
 def result(name, correct, n=4):
@@ -25,7 +25,7 @@ def config(seed, learning_rate):
 
 def test_each_network_is_compared_with_the_first_on_the_images():
     results = [result("a", 3), result("b", 1), result("c", 3)]
-    comparison = compare([{}] * 3, results)
+    comparison = compare_networks([{}] * 3, results)
     right = [own.scores.right for own in results]
     assert comparison.on_images == [
         ("a", "b", mcnemar(right[0], right[1])),
@@ -41,11 +41,13 @@ def test_variants_are_compared_over_their_common_seeds():
     configs = [*(config(seed, 0.1) for seed in (0, 1, 2)), config(0, 0.2), config(1, 0.2)]
     names = ["a0", "a1", "a2", "b0", "b1"]
     results = [result(name, n) for name, n in zip(names, [1, 2, 4, 3, 4], strict=True)]
-    ((first, second, difference),) = compare(configs, results).over_seeds
+    ((first, second, difference),) = compare_networks(configs, results).over_seeds
     assert "learning_rate=0.1" in first and "learning_rate=0.2" in second
     assert difference == (pytest.approx(0.5), pytest.approx(0), 2, pytest.approx(0))
 
 
 @pytest.mark.parametrize("other", [config(0, 0.2), config(1, 0.1), {}, {"dataset": "cifar10"}])
 def test_without_two_common_seeds_there_is_no_pair(other):
-    assert compare([config(0, 0.1), other], [result("a", 1), result("b", 2)]).over_seeds == []
+    assert (
+        compare_networks([config(0, 0.1), other], [result("a", 1), result("b", 2)]).over_seeds == []
+    )

@@ -29,7 +29,7 @@ from resnet_cifar.programs import Programs
 from resnet_cifar.recipes import make_config
 from resnet_cifar.stop import Stopped
 from resnet_cifar.sweep import (
-    chosen,
+    at_positions,
     each_once,
     numbers,
     result,
@@ -315,6 +315,6 @@ def test_gpu_workers_get_the_flags_that_were_given():
 
 def test_runs_are_chosen_by_position(tiny):
     jobs = make_seeds(tiny, Path("runs"))
-    assert chosen(jobs, []) == jobs and chosen(jobs, [1]) == jobs[1:]
+    assert at_positions(jobs, []) == jobs and at_positions(jobs, [1]) == jobs[1:]
     with pytest.raises(UserError, match="--runs=2 is not in the list of 2 runs, from 0"):
-        chosen(jobs, [2])
+        at_positions(jobs, [2])

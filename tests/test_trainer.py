@@ -9,7 +9,7 @@ from helpers import assert_same
 
 from resnet_cifar.devices import Devices
 from resnet_cifar.errors import UserError
-from resnet_cifar.metrics import Metrics
+from resnet_cifar.metrics import RunMetrics
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.programs import Programs
 from resnet_cifar.steps import array_fields
@@ -22,7 +22,7 @@ def new_state(trainer):
 
 def train_epoch(trainer, state, step=0):
     """Train to the end of the epoch; return the state, its step and the row."""
-    metrics = Metrics(trainer.plan, trainer.learning_rate)
+    metrics = RunMetrics(trainer.plan, trainer.learning_rate)
     finished = []
     for rows in trainer.epoch_batches(step):
         state, done = trainer.train(state, step, rows)
@@ -34,7 +34,7 @@ def train_epoch(trainer, state, step=0):
 
 
 def evaluate(trainer, state, split="test"):
-    metrics = Metrics(trainer.plan, trainer.learning_rate)
+    metrics = RunMetrics(trainer.plan, trainer.learning_rate)
     finished = [
         done
         for rows in trainer.eval_batches(split)

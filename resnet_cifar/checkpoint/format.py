@@ -118,7 +118,7 @@ def metadata_file(folder: Path) -> Path:
     return folder / "metadata" / "metadata"
 
 
-def steps(folder: Path) -> list[int]:
+def saved_steps(folder: Path) -> list[int]:
     """Return the steps of the complete checkpoints in a `checkpoints` folder, ascending."""
     try:
         return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())

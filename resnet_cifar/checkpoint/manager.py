@@ -122,7 +122,7 @@ class Checkpoints:
         metadata |= {"format": fmt.FORMATS[-1], "sha256": fmt.digests(fmt.by_path(arrays))}
         metadata["seal"] = fmt.seal(metadata)
         try:
-            if step not in fmt.steps(self._folder):
+            if step not in fmt.saved_steps(self._folder):
                 self._save_and_verify(step, arrays, metadata)
             elif validation_accuracy is not None and self._accuracy(step) is None:
                 path = fmt.metadata_file(self._folder / str(step))
@@ -152,7 +152,7 @@ class Checkpoints:
 
     def _prune(self) -> None:
         """Delete all but the two newest and the best."""
-        steps = fmt.steps(self._folder)
+        steps = fmt.saved_steps(self._folder)
         scores = {step: score for step in steps if (score := self._accuracy(step)) is not None}
         best = max(scores, key=lambda step: scores[step], default=None)
         for step in set(steps) - {*steps[-2:], best}:
@@ -178,7 +178,7 @@ class Checkpoints:
             does not fit `like`; nothing was moved.
         """
         damaged: dict[int, str] = {}
-        for step in reversed(fmt.steps(self._folder)):
+        for step in reversed(fmt.saved_steps(self._folder)):
             folder = self._folder / str(step)
             try:
                 checkpoint = fmt.read(folder)

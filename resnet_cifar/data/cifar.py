@@ -91,13 +91,13 @@ def resolve(data_dir: str | None) -> Path:
 def prepared_folders(name: str, data_dir: str | None) -> list[Path]:
     """Return the folders of the prepared versions of a data set, the newest first."""
     root = resolve(data_dir)
-    folders = versions(root / name)
+    folders = prepared_versions(root / name)
     if not folders:
         check_depth(name, root)
     return folders
 
 
-def versions(folder: Path) -> list[Path]:
+def prepared_versions(folder: Path) -> list[Path]:
     found = [info.parent for info in folder.glob("*/dataset_info.json")]
     found = [path for path in found if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
     return sorted(found, key=lambda path: [int(n) for n in path.name.split(".")], reverse=True)
@@ -107,7 +107,7 @@ def check_depth(name: str, root: Path) -> None:
     """Raise a UserError if `root` lies inside a data set, where TFDS would download anew."""
     if (root / "dataset_info.json").exists():
         right = root.parent.parent
-    elif versions(root):
+    elif prepared_versions(root):
         right = root.parent
     else:
         return

@@ -56,12 +56,12 @@ def _read(path: Path, state: tuple) -> Own:
         raise UserError(f"{path} has one class: give images of two or more")
     images = {split: files.images for split, files in found.items()}
     sizes = {split: len(own.labels) for split, own in images.items()}
-    mean, std = statistics(path, np.asarray(images["train"].images))
+    mean, std = pixel_statistics(path, np.asarray(images["train"].images))
     facts = Dataset(len(names), sizes, mean, std, digest(images, names))
     return Own(facts, names, images, count_shared(images))
 
 
-def statistics(path: Path, pixels: np.ndarray) -> tuple[RGB, RGB]:
+def pixel_statistics(path: Path, pixels: np.ndarray) -> tuple[RGB, RGB]:
     """Return mean and standard deviation of pixels in [0, 1], by channel."""
     counts = [np.bincount(pixels[..., channel].ravel(), minlength=256) for channel in range(3)]
     values = np.arange(256) / 255

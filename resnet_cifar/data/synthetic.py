@@ -65,11 +65,11 @@ def make_images(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np
     y, x = np.mgrid[:32, :32].astype(np.float32)[:, None] - 31 / 2  # From the centre.
     top, left = uniform(-6, 6, 2)
     radius = uniform(8, 13)
-    inside = evaluate(
+    inside = evaluate_each(
         [SHAPES[name] for name in shapes], shape, (y - top) / radius, (x - left) / radius
     )
     phase_y, phase_x = uniform(0, 12, 2)
-    bright = evaluate([TEXTURES[name] for name in textures], texture, y + phase_y, x + phase_x)
+    bright = evaluate_each([TEXTURES[name] for name in textures], texture, y + phase_y, x + phase_x)
 
     # Two colours of the shape and one of the background, each of another brightness.
     levels = rng.permuted(np.tile(np.array([0.22, 0.48, 0.74], np.float32), (n, 1)), axis=1)
@@ -82,7 +82,7 @@ def make_images(num_classes: int, split: str, seed: int) -> tuple[np.ndarray, np
     return (255 * np.clip(scene, 0, 1)).round().astype(np.uint8), labels
 
 
-def evaluate(functions, index: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+def evaluate_each(functions, index: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Evaluate `functions[index[i]]` for each image i; returns bool [n, 32, 32]."""
     y, x = np.broadcast_arrays(y, x)
     result = np.empty(y.shape, bool)

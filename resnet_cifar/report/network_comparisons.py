@@ -10,7 +10,7 @@ from resnet_cifar.report.statistics import PairedDifference, paired_difference, 
 from resnet_cifar.report.variants import KEY, Run, variant_name
 
 
-def compare(configs: Sequence[dict[str, Any]], results: Sequence[Result]) -> Comparison:
+def compare_networks(configs: Sequence[dict[str, Any]], results: Sequence[Result]) -> Comparison:
     """Compare several networks.
 
     Args:

@@ -44,7 +44,7 @@ def comparison(groups: dict[str, list[Run]]) -> list[str]:
             cells = [field_values(own, field) for field in fields]
             rows.append([name, *cells, score, accuracy_cell(runs, dataset, depth)])
     heading = ["runs", *fields, "validation accuracy (%)", "test accuracy (%), seeds"]
-    return [*markdown_table(heading, rows), *differences(groups)]
+    return [*markdown_table(heading, rows), *differences_table(groups)]
 
 
 def whole(run: Run) -> dict:
@@ -57,7 +57,7 @@ def field_values(runs: list[Run], field: str) -> str:
     return " or ".join(values)
 
 
-def differences(groups: dict[str, list[Run]]) -> list[str]:
+def differences_table(groups: dict[str, list[Run]]) -> list[str]:
     """Return a table of the differences to the first group, over pairs of equal seeds."""
     (first, baseline), *others = groups.items()
     rows, single = [], []
