@@ -30,17 +30,17 @@ class Config:
     # Data. Splits are TFDS strings. Slices count in the order of the original archive.
     dataset: str = "cifar10"  # Or "cifar100", "synthetic", "synthetic100", or a path: your images.
     data_dir: str = ""  # TFDS folder. Empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
-    train_split: str = "train"
+    train_split: str = "train"  # Images to train on; a slice is "train[:45000]".
     validation_split: str = ""  # If given, scored while training; the test set only at the end.
 
     # Recipe.
     batch_size: int = 1024  # Images per step over all devices. The last partial batch is dropped.
-    num_epochs: float = 160  # The card's.
+    num_epochs: float = 160  # Length of the run.
     learning_rate: float = 1.2  # Peak, after the warm-up.
     warmup: str = "linear"  # "linear": rises from 0. "constant": learning_rate * decay_factor.
-    warmup_epochs: float = 5  # 0: none.
+    warmup_epochs: float = 5  # Length of the warm-up; 0: none.
     decay: str = "steps"  # "steps": at decay_epochs. "cosine", "linear": from the peak to 0.
-    decay_epochs: tuple[float, ...] = (80, 120)  # Only for decay="steps".
+    decay_epochs: tuple[float, ...] = (80, 120)  # When the rate drops, for decay="steps".
     decay_factor: float = 0.1  # Factor of the rate at each of decay_epochs.
     momentum: float = 0.9  # Decay of the averaged gradient; b1 of "adamw".
     nesterov: bool = False  # True: Nesterov momentum.
@@ -59,8 +59,8 @@ class Config:
 
     # Run.
     seed: int = 0  # Seeds the parameters, the order, the augmentation and the synthetic images.
-    eval_every_epochs: int = 1  # 0: only at the end.
-    checkpoint_every_epochs: int = 10  # 0: only at the end.
+    eval_every_epochs: int = 1  # Epochs between evaluations; 0: only at the end.
+    checkpoint_every_epochs: int = 10  # Epochs between checkpoints; 0: only at the end.
     num_devices: int = 0  # Devices to split each batch over, in all processes. 0: all of them.
 
 
@@ -129,7 +129,7 @@ def validate(config: Config) -> None:
             f"config.num_epochs={config.num_epochs}"
         )
     if any(a >= b for a, b in itertools.pairwise(milestones(config))):
-        raise UserError(f"milestones out of order: {milestone_problem(config)}")
+        raise UserError(milestone_problem(config))
 
 
 def check_range(name: str, value: Any, kind: Any) -> None:
@@ -156,7 +156,7 @@ def milestone_problem(config: Config) -> str:
     if config.decay != "steps" or not config.decay_epochs:
         names.remove("decay_epochs")
     values = ", ".join(f"config.{name}={getattr(config, name)}" for name in names)
-    return f"{values} must be in ascending order"
+    return f"{values} must be in ascending order: raise or lower one of them"
 
 
 def with_defaults(saved: dict[str, Any]) -> dict[str, Any]:

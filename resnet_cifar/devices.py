@@ -126,7 +126,7 @@ def all_devices() -> list[Any]:
 
 
 def choose_devices(number: int) -> list[Any]:
-    """Return so many devices, 0 for all: the first ones, as many in each process.
+    """Return the first `number` devices, equally many in each process; 0: all of them.
 
     Raises:
       UserError: there are fewer, or the processes can't have the same share.
@@ -174,7 +174,7 @@ def told_to_use() -> str:
 
 
 def device_name(number: int = 0) -> str:
-    """Return the kind of the devices, and how many a run uses that asks for a number of them."""
+    """Return the kind and number of the devices that `config.num_devices` chooses; 0: all."""
     devices = choose_devices(number)
     kind = devices[0].device_kind
     if devices[0].platform == "cpu":

@@ -41,9 +41,9 @@ class Plan(NamedTuple):
         return min((step // self.steps_per_epoch + 1) * self.steps_per_epoch, self.num_steps)
 
     def is_due(self, every: int, step: int) -> bool:
-        """Return whether `step` ends an epoch after which something done every n epochs is due.
+        """Return whether something that is done every `every` epochs is due after `step` steps.
 
-        The end of the run is always due, its beginning never. Every 0 epochs means at the end.
+        It is due at the end of the run in any case, and nowhere else if `every` is 0.
         """
         epoch, within = divmod(step, self.steps_per_epoch)
         if step == self.num_steps:
@@ -58,7 +58,7 @@ class Plan(NamedTuple):
         return [name for split in splits for name in (*[split + EMA] * self.ema, split)]
 
     def result(self, split: str) -> str:
-        """Return the split whose rows score the network that the run results in."""
+        """Return the split whose rows count: "test_ema" for "test" if weights are averaged."""
         return split + EMA * self.ema
 
     @property

@@ -36,8 +36,8 @@ def train_and_evaluate(
       config: the run.
       workdir: folder for its files; made if it does not exist.
       stop: polled between dispatches; a run that is asked to stop saves first.
-      programs: of another run, to be used again; it may differ in its seed, learning rate, weight
-        decay and a few fields more (`resnet_cifar.programs.FREE`).
+      programs: those of an earlier run, whose config may differ in the seed, the learning rate,
+        the weight decay and a few more fields (`resnet_cifar.programs.FREE`).
 
     Returns:
       The state after the last step.
@@ -108,7 +108,7 @@ def _run(
                 epoch = f"epoch {trainer.plan.epoch(step):g}"
                 log.say(f"resuming from the checkpoint of step {step:,} ({epoch})")
                 for change in differences(restored.metadata, metadata):
-                    log.say(f"environment not as it was, so bits may differ: {change}")
+                    log.say(f"environment changed, results may not be bit-identical: {change}")
             stop.hold()  # From now on there is something to save.
             state, step = _loop(
                 trainer, state, step, metrics=metrics, log=log, checkpoints=checkpoints, stop=stop

@@ -52,3 +52,7 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
         else:
             workdir = values["workdir"].value or f"runs/{run_name(recipe, config)}"
             train.train_and_evaluate(config, workdir, stop=stop)
+
+
+if __name__ == "__main__":
+    raise SystemExit("error: the command is python -m resnet_cifar train")

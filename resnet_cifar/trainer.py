@@ -1,7 +1,7 @@
 """A run in memory: images on the devices, compiled programs, and a queue of dispatches.
 
 At most two dispatches are in flight, so that the device never waits for the host and a signal is
-answered soon. Everything returns plain data: what a call has finished waiting for.
+answered soon. A call returns the dispatches that have finished meanwhile, as plain data.
 """
 
 import hashlib
@@ -52,7 +52,8 @@ class Trainer:
 
         Args:
           config: the run.
-          programs: of another run, to be used again; it may differ in what is `FREE`.
+          programs: those of an earlier run, whose config may differ in the fields of
+            `resnet_cifar.programs.FREE`.
           load: makes the splits in host memory; by default they are loaded as `config` says.
           steps_per_dispatch: by default what the devices suggest.
           longest_dispatch_seconds: longer training dispatches are halved.

@@ -33,11 +33,11 @@ from resnet_cifar.errors import UserError
         ({"momentum": 1.5}, "config.momentum=1.5 is out of range: it must be from 0 to 1"),
         ({"ema_decay": 1.1}, "config.ema_decay=1.1 is out of range: it must be from 0 to 1"),
         ({"batch_size": 0}, "config.batch_size=0 is out of range: it must be at least 1"),
-        ({"decay_epochs": (120, 80)}, "milestones out of order: .*decay_epochs=\\(120, 80\\)"),
-        ({"decay_epochs": (80, 200)}, "milestones out of order"),
+        ({"decay_epochs": (120, 80)}, "config.warmup_epochs=5, .*decay_epochs=\\(120, 80\\)"),
+        ({"decay_epochs": (80, 200)}, "decay_epochs=.* must be in ascending order"),
         (
             {"decay_epochs": (3,)},
-            "milestones out of order: config.warmup_epochs=5, .*ascending order",
+            "config.warmup_epochs=5, .*ascending order",
         ),
         ({"decay_epochs": (80, math.nan)}, "config.decay_epochs=\\(80, nan\\) is out of range"),
         (

@@ -107,7 +107,7 @@ def test_a_dry_run_needs_no_data_and_writes_nothing(tmp_path, capsys):
         ),
         (
             ["--config=configs/resnet56.py", "--config.decay_epochs=120,80"],
-            r"milestones out of order",
+            r"decay_epochs=\(120, 80\), .* must be in ascending order",
         ),
         (
             ["--config=configs/resnet56.py", "config.depth=20"],

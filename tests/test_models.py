@@ -107,7 +107,7 @@ def block_input():
     return jax.random.normal(jax.random.key(0), (2, 8, 8, 16))
 
 
-def test_shortcut_a_takes_every_second_pixel_and_puts_zeros_on_both_sides():
+def test_shortcut_a_takes_every_second_pixel_and_pads_zeros():
     x = jnp.arange(4 * 4 * 2.0).reshape(1, 4, 4, 2)
     padded = pad_channels(x[:, ::2, ::2], 4)
     assert padded.shape == (1, 2, 2, 4)

@@ -15,9 +15,8 @@ def test_the_time_left_is_estimated_from_finished_runs(tiny, tmp_path, monkeypat
     jobs[2] = jobs[2]._replace(config=dataclasses.replace(tiny, depth=50, num_epochs=8))
     done = {jobs[0].folder: {"train_seconds": 100.0, "eval_seconds": 20.0}}
     monkeypatch.setattr(progress, "result", lambda job: done.get(job.folder, {}))
-    assert time_left(jobs, jobs[1:]).startswith(
-        "2 runs left, about 0:30:00 "
-    )  # 120 s, and twice the steps of 7 times.
+    # 120 s like the first one, and 14 times as long: twice the steps, seven times the layers.
+    assert time_left(jobs, jobs[1:]).startswith("2 runs left, about 0:30:00 ")
     assert time_left(jobs, []) == "0 runs left"
 
 

@@ -92,6 +92,7 @@ def test_pages_are_made_again_in_a_clone_without_runs(root, capsys):
     [
         ({"workdir": "."}, "in no clone of the repository: name one with --root"),
         ({"workdir": "clone/runz"}, "--workdir=.*runz is not a folder"),
+        ({"workdir": "runz"}, "--workdir=.*runz is not a folder"),
         ({"workdir": ".", "root": "."}, "--root=.* must be a clone"),
         ({"workdir": ".", "output": "card.json"}, "must not have the name of a recipe"),
         ({"workdir": ".", "output": "picture.png"}, "must end in .json"),

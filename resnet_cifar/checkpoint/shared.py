@@ -1,4 +1,4 @@
-"""The checkpoints of a run in several processes: the first one's, whose state all of them share."""
+"""The checkpoints of a run in several processes: process 0 reads and writes them for all."""
 
 import hashlib
 import json

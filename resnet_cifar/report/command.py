@@ -39,3 +39,7 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
         output=Path(given["output"]).expanduser() if given["output"] else None,
         root=Path(given["root"]) if given["root"] else None,
     )
+
+
+if __name__ == "__main__":
+    raise SystemExit("error: the command is python -m resnet_cifar report")

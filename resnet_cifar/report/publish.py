@@ -77,6 +77,8 @@ def find_root(workdir: Path, root: Path | None, *, needed: bool = True) -> Path 
     folder = workdir.absolute()
     found = root or next(filter(is_root, (folder, *folder.parents)), None)
     if needed and not found:
+        if not workdir.is_dir():
+            raise no_folder(workdir)
         raise UserError(
             f"the workdir {workdir} is in no clone of the repository: name one with --root, "
             "or a file for all runs with --output"
@@ -93,7 +95,7 @@ def check_arguments(workdir: Path, output: Path | None, root: Path | None) -> No
     # A fresh clone has no runs, but its pages can be made again.
     default = root and workdir.absolute() == (root / WORKDIR).absolute() and not output
     if not (workdir.is_dir() or default):
-        raise UserError(f"--workdir={workdir} is not a folder: give the --workdir of a sweep")
+        raise no_folder(workdir)
     if output and (output.suffix != ".json" or output.stem in RECIPES):
         raise UserError(
             f"--output={output} must end in .json and must not have the name of a recipe, "
@@ -101,6 +103,10 @@ def check_arguments(workdir: Path, output: Path | None, root: Path | None) -> No
         )
     if output and output.exists() and not output.read_text().startswith(FILE_START):
         raise UserError(f"--output={output} exists and is not a file of runs: choose another name")
+
+
+def no_folder(workdir: Path) -> UserError:
+    return UserError(f"--workdir={workdir} is not a folder: give the --workdir of a sweep")
 
 
 def print_summary(workdir: Path, groups: dict[str, list[Run]], unfinished: list[Path]) -> None:

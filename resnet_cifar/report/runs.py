@@ -92,17 +92,14 @@ def compact(summary: dict[str, Any]) -> Run:
 
 
 def final_accuracy(run: dict[str, Any]) -> float:
-    """Return the test accuracy of the network that a run results in.
-
-    It is that of the averaged weights if there are any, whatever the other is.
-    """
+    """Return the test accuracy of a run: that of its averaged weights if there are any."""
     return run.get(f"test_accuracy{EMA}", run["test_accuracy"])
 
 
 def epochs_of(run: Run, split: str) -> dict[str, list[float]]:
-    """Return "epoch" and "accuracy" of the network that a run results in, for each evaluation.
+    """Return "epoch" and "accuracy" of each evaluation of a split; empty if there was none.
 
-    They are empty without such a split.
+    They are those of the averaged weights if there are any.
     """
     epochs = run["epochs"]
     return epochs.get(split + EMA, epochs.get(split, {"epoch": [], "accuracy": []}))

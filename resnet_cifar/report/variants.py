@@ -121,10 +121,10 @@ def label_by_recipe(first: dict[str, Run], recipes: dict[str, str]) -> Labels:
 
 
 def baseline(groups: dict[str, list[Run]]) -> str | None:
-    """Return the variant that the others change one thing of: the nearest to all of them.
+    """Return the variant that is nearest to all others, so that each changes little of it.
 
     The distance of two variants is the number of fields in which they differ. None if fewer than
-    three fields vary, or if several are equally near, as in a full grid.
+    three fields vary, or if several variants are equally near, as in a full grid.
     """
     first = {name: runs[0] for name, runs in groups.items()}
     if len(varying_fields(list(first.values()))) < 3:
@@ -138,7 +138,7 @@ def baseline(groups: dict[str, list[Run]]) -> str | None:
 
 
 def changed(run: Run, other: Run) -> dict[str, Any]:
-    """Return the fields in which two runs of different variants differ, as the other has them."""
+    """Return the fields in which two runs differ, with the values of the other."""
     return chosen(other["config"], varying_fields([run, other]))
 
 
