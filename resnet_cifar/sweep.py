@@ -222,6 +222,24 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
     given: dict[str, Any] = values.flag_values_dict()
+    jobs = read_jobs(values, arguments)
+    if given["gpus"] and not given["dry_run"]:
+        sweep_by_gpu(jobs, gpu_ids(given["gpus"]), [*typed(values), *arguments], stop)
+        return
+    require(given["require"])
+    enable_compile_cache()
+    if given["dry_run"]:
+        check(jobs)
+        print(status(jobs), flush=True)
+        if line := estimate(jobs):
+            print(line)
+    else:
+        sweep(jobs, stop=stop)
+
+
+def read_jobs(values: flags.FlagValues, arguments: list[str]) -> list[Job]:
+    """Return the runs of this process by its flags; UserError if they do not go together."""
+    given: dict[str, Any] = values.flag_values_dict()
     if not given["workdir"]:
         raise UserError("--workdir= must be a folder, such as runs")
     grid = read_grid(arguments, [*values])
@@ -250,19 +268,7 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
         make=make,
     )
     jobs = take_shard(jobs, given["shard"])
-    jobs = at_positions(jobs, numbers("runs", given["runs"]) if given["runs"] else [])
-    if given["gpus"] and not given["dry_run"]:
-        sweep_by_gpu(jobs, gpu_ids(given["gpus"]), [*typed(values), *arguments], stop)
-        return
-    require(given["require"])
-    enable_compile_cache()
-    if given["dry_run"]:
-        check(jobs)
-        print(status(jobs), flush=True)
-        if line := estimate(jobs):
-            print(line)
-    else:
-        sweep(jobs, stop=stop)
+    return at_positions(jobs, numbers("runs", given["runs"]) if given["runs"] else [])
 
 
 def typed(values: flags.FlagValues) -> list[str]:
