@@ -84,13 +84,13 @@ class Devices:
         return everyone(rows)
 
     def batch_problem(self, size: int) -> str:
-        """Say that a batch does not divide, and the nearest that do; empty if it does."""
+        """Say that a batch is no multiple of the devices, and the nearest that are; "" if it is."""
         if size % self.count == 0:
             return ""
         below = size - size % self.count
         nearest = [str(n) for n in (below, below + self.count) if n]
         return (
-            f"batch_size={size} does not divide over {self.count} devices: use "
+            f"batch_size={size} must be a multiple of the {self.count} devices: use "
             f"{' or '.join(nearest)}, or fewer devices with --config.num_devices"
         )
 

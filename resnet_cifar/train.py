@@ -108,7 +108,9 @@ def _run(
                 epoch = f"epoch {trainer.plan.epoch(step):g}"
                 log.say(f"resuming from the checkpoint of step {step:,} ({epoch})")
                 for change in differences(restored.metadata, metadata):
-                    log.say(f"environment changed, results may not be bit-identical: {change}")
+                    log.say(
+                        f"environment not as it was, results may not be bit-identical: {change}"
+                    )
             stop.hold()  # From now on there is something to save.
             state, step = _loop(
                 trainer, state, step, metrics=metrics, log=log, checkpoints=checkpoints, stop=stop

@@ -56,7 +56,7 @@ def test_learning_rates_are_those_of_the_schedule(tiny):
 
 
 def test_a_batch_that_devices_cannot_share_is_refused(tiny):
-    with pytest.raises(UserError, match=r"does not divide over 4 devices: use 28 or 32"):
+    with pytest.raises(UserError, match=r"must be a multiple of the 4 devices: use 28 or 32"):
         Programs(dataclasses.replace(tiny, batch_size=30))
     Programs(dataclasses.replace(tiny, batch_size=30, num_devices=2))
 
