@@ -26,8 +26,9 @@ HELP = {"help", "h", "helpshort", "helpfull"}
 def run(name: str, argv: Sequence[str]) -> None:
     """Run the command of a module.
 
-    The module has a docstring that is its help, `define_flags(values)`, `main(values, arguments,
-    stop)`, and `HIDDEN`, the fields of the config that its arguments can't override, None for all.
+    The module's docstring is its help. It has `define_flags(values)`, `main(values, arguments,
+    stop)` and `HIDDEN`: the fields of the config that its arguments can't override, or None if
+    they can override none.
 
     Args:
       name: of the module.

@@ -26,7 +26,7 @@ LOST = ("Gloo", "NCCL", "nccl", "coordination", "heartbeat", "Connection reset")
 
 @contextlib.contextmanager
 def connected(launch: Launch | None) -> Iterator[None]:
-    """Join the other processes, and leave them so that all end: in unison or, on an error, soon.
+    """Join the other processes; at the end all leave together, and after an error all end soon.
 
     Raises:
       UserError: the processes can't connect, or another one was lost.

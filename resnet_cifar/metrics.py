@@ -53,7 +53,7 @@ class RunMetrics:
 
         Args:
           plan: of the run.
-          learning_rate: of the update that follows so many updates.
+          learning_rate: of an update, given the number of updates before it.
           rows: finished before.
           sums: of the epoch in progress.
           step: training steps made before.

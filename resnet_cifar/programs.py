@@ -115,7 +115,7 @@ class Programs:
         return self._order(key, np.int32(epoch))
 
     def learning_rates(self, peak: float, steps: Sequence[int]) -> list[float]:
-        """Return the learning rates of the updates that follow so many updates."""
+        """Return the learning rate of each update, given the number of updates before it."""
         return self._rates(np.float32(peak), np.asarray(steps, np.int32)).tolist()
 
     def is_compiled(self, split: str, num_steps: int) -> bool:

@@ -117,7 +117,7 @@ class Trainer:
         return self.programs.init_state(self._init_key, self.config)
 
     def learning_rates(self, steps: Sequence[int]) -> list[float]:
-        """Return the learning rates of the updates that follow so many updates."""
+        """Return the learning rate of each update, given the number of updates before it."""
         return self.programs.learning_rates(self.config.learning_rate, steps)
 
     def learning_rate(self, step: int) -> float:
@@ -198,7 +198,7 @@ class Trainer:
         return [] if self.programs.is_compiled(split, len(rows)) else self.drain()
 
     def _finish(self, *, leave: int) -> list[Done]:
-        """Wait for the oldest dispatches until only so many are in flight."""
+        """Wait for the oldest dispatches until only `leave` are in flight."""
         finished = []
         while len(self._in_flight) > leave:
             split, step, start, metrics, vote = self._in_flight.popleft()

@@ -1,4 +1,4 @@
-"""A program goes on whatever becomes of its output."""
+"""A program survives whatever becomes of its output."""
 
 import io
 import shlex
