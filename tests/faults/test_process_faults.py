@@ -15,8 +15,8 @@ from helpers import untimed
 from process_group import Group
 
 from resnet_cifar.checkpoint import read
+from resnet_cifar.connection import SILENCE_SECONDS
 from resnet_cifar.log import read_rows
-from resnet_cifar.processes import SILENCE_SECONDS
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("long")]
 
