@@ -25,7 +25,7 @@ PAGE = (ROOT / "docs" / "scale.md").read_text()
 
 # Replaces what a small machine has not: the network, its batch, the data and the GPUs.
 SMALL = (
-    "--config=tests/faults/small.py --config.num_epochs=1 --config.decay_epochs= "
+    "--config=tests/faults/small.py --config.num_epochs=2 --config.decay=linear "
     "--config.batch_size=20 --config.data_dir= --require=cpu"
 )
 # Two tasks on this machine; JAX takes the port from the number of the job.
