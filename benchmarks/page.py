@@ -1,4 +1,4 @@
-"""Write the tables and pictures of docs/speed.md from results/: python -m benchmarks.page."""
+"""Write the tables and pictures of docs/speed.md and docs/scale.md: python -m benchmarks.page."""
 
 import json
 import statistics
@@ -7,9 +7,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks.gpu_program_table import program_table
+from benchmarks.scaling_table import cpu_table, model_table
 from resnet_cifar.report.pages import fill, markdown_table, wrap
 
 ROOT = Path(__file__).parents[1]
+PAGES = ("docs/speed.md", "docs/scale.md")
 # By place: our speeds, PyTorch's speeds, our convolutions, PyTorch's convolutions.
 FILES = {
     "cpu": (["throughput_cpu_hugepages"], ["torch_cpu"], "convolutions_cpu", "torch_cpu"),
@@ -49,20 +51,24 @@ CONVOLUTION_HEADING = [
 
 
 def main() -> None:
-    """Write the page, and a picture for each place that has been measured."""
-    page = ROOT / "docs" / "speed.md"
-    page.write_text(fill(page, sections()))
+    """Write the pages, and a picture for each place that has been measured."""
+    for name in PAGES:
+        (ROOT / name).write_text(fill(ROOT / name, sections()))
     for place in FILES:
         if rows := speeds(place):
             draw(rows, ROOT / "docs" / "images" / f"speed_{place}.png")
 
 
 def sections() -> dict[str, list[str]]:
-    """Return the marked sections of the page."""
-    places = {place: place_section(place) for place in FILES}
-    programs = program_table(load("gpu_program"))
-    conditions = {"variants": conditions_table(), "startup": startup()}
-    return {**places, **conditions, "gpu_program": programs}
+    """Return the marked sections of the pages."""
+    return {
+        **{place: place_section(place) for place in FILES},
+        "variants": conditions_table(),
+        "startup": startup(),
+        "gpu_program": program_table(load("gpu_program")),
+        "scaling_cpu": cpu_table(load("scaling_cpu")),
+        "scaling_model": model_table(load("scaling_model")),
+    }
 
 
 def conditions_table() -> list[str]:

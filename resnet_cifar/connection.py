@@ -15,7 +15,7 @@ import jax
 
 from resnet_cifar.errors import UserError
 from resnet_cifar.launch import Launch
-from resnet_cifar.processes import client
+from resnet_cifar.processes import client, wait_for_all
 from resnet_cifar.stop import Stopped, say
 
 START_SECONDS = 300  # For all processes to join.
@@ -45,12 +45,14 @@ def connected(launch: Launch | None) -> Iterator[None]:
         threading.Thread(target=watch, args=(done, shell), daemon=True).start()
         try:
             yield
+        except Stopped:
+            leave_together(done)
+            raise
         except Exception as error:
             done.set()
-            if not isinstance(error, Stopped):
-                leave(error)
+            leave(error)
             raise
-        done.set()
+        leave_together(done)
 
 
 def join(launch: Launch) -> None:
@@ -80,7 +82,8 @@ def join(launch: Launch) -> None:
 def check_port(coordinator: str) -> None:
     """Raise a UserError if the port is taken, over which JAX would crash."""
     port = int(coordinator.rpartition(":")[2])
-    family = socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET
+    # What gRPC binds. Python has IPv6 even where the kernel has not.
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
     try:
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -114,6 +117,12 @@ def watch(done: threading.Event, shell: subprocess.Popen) -> None:
                 say(f"error: {failed}")
                 shell.communicate(b"alive\n")
                 os._exit(1)
+
+
+def leave_together(done: threading.Event) -> None:
+    """Wait for process 0's last save: a launcher may kill it once another process has ended."""
+    wait_for_all()
+    done.set()
 
 
 def leave(error: Exception) -> None:

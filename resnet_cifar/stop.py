@@ -69,17 +69,23 @@ class Stop:
         with self._lock:
             self._holding = False
 
+    def take(self, number: signal.Signals) -> bool:
+        """Make the request, as by a signal received now; False if there was one before."""
+        with self._lock:
+            if self.signal is not None:
+                return False
+            self.signal, self._since = number, time.monotonic()
+            return True
+
     def _receive(self, number: signal.Signals) -> str:
         """Record a signal; return why it ends the run at once, or "" if the loop will stop."""
         with self._lock:
             if not self._holding:
                 return "there was nothing to save"
-            now = time.monotonic()
-            if self.signal is None:
-                self.signal, self._since = number, now
+            if self.take(number):
                 say(f"{number.name}: stopping after the step in flight")
             # Some launchers repeat the terminal's Ctrl-C; a person's second one comes later.
-            elif number == signal.SIGINT and now - self._since > 1:
+            elif number == signal.SIGINT and time.monotonic() - self._since > 1:
                 return "nothing is saved since the newest checkpoint"
             return ""
 

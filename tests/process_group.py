@@ -21,10 +21,11 @@ def free_port():
 class Group:
     """The command in several processes, with the output of each in a file.
 
-    `flags` go to all of them, `last` to the last one, and `settings` to the environment.
+    `flags` go to all of them, `last` to the last one, `settings` to the environment, and `code`,
+    by the index of a process, runs before the command.
     """
 
-    def __init__(self, workdir, number, *flags, last=(), **settings):
+    def __init__(self, workdir, number, *flags, last=(), code=None, **settings):
         place = [f"--coordinator=127.0.0.1:{free_port()}", f"--num_processes={number}"]
         self.outputs = [workdir.with_name(f"{workdir.name}.{index}") for index in range(number)]
         self.processes = []
@@ -35,6 +36,11 @@ class Group:
                 *(last if index == number - 1 else []),
             ]  # fmt: skip
             environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""} | settings
+            if code and index in code:
+                folder = output.with_suffix(f".{index}.site")
+                folder.mkdir(exist_ok=True)
+                (folder / "sitecustomize.py").write_text(code[index])
+                environment["PYTHONPATH"] = f"{folder}{os.pathsep}{ROOT}"
             with output.open("w") as file:
                 self.processes.append(
                     subprocess.Popen(

@@ -92,9 +92,10 @@ def test_the_tables_of_faults_follow_the_results():
         assert fill(ROOT / page, table["sections"](name)) == text, "run tests/faults/table.py"
 
 
-def test_the_tables_of_speed_follow_the_results():
-    page = ROOT / "docs" / "speed.md"
-    assert fill(page, speed.sections()) == page.read_text(), "run `python -m benchmarks.page`"
+@pytest.mark.parametrize("name", speed.PAGES)
+def test_the_tables_of_benchmarks_follow_the_results(name):
+    text = fill(ROOT / name, speed.sections())
+    assert text == (ROOT / name).read_text(), "run `python -m benchmarks.page`"
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -112,7 +113,7 @@ def test_the_tables_of_the_report_follow_the_results(name):
         ("docs/experiments.md", ["smoothing"]),
         ("docs/speed.md", ["gpu", "gpu_program", "cpu", "variants", "startup"]),
         ("docs/reliability.md", ["faults"]),
-        ("docs/scale.md", ["process_faults"]),
+        ("docs/scale.md", ["scaling_model", "scaling_cpu", "process_faults"]),
     ],
 )
 def test_every_generated_section_is_on_its_page(page, sections):

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 import pytest
 from faults import small
+from jax._src import distributed
+from jax._src.lib import _jax
 from process_group import Group
 
 from resnet_cifar import processes
@@ -43,6 +45,20 @@ def test_a_stop_is_seen_once_a_dispatch_has_carried_it():
         assert stop.signal is None
         stop.hear(max(asked.vote, other.vote))
         assert stop.signal is stop._own.signal is signal.SIGTERM
+
+
+def test_a_ctrl_c_that_reaches_all_processes_counts_once():
+    """The second one would end a process without a save."""
+    stop = Stop()
+    stop.hold()
+    SharedStop(stop).hear(signal.SIGINT)
+    assert stop._receive(signal.SIGINT) == ""
+
+
+def test_jax_has_the_store_that_it_does_not_publish():
+    assert hasattr(distributed.global_state, "client"), "see processes.client"
+    for name in ("key_value_set", "key_value_try_get", "blocking_key_value_get"):
+        assert hasattr(_jax.DistributedRuntimeClient, name), f"see processes.client: {name}"
 
 
 def test_two_processes_train_and_stop_like_one(tiny, programs, tmp_path):

@@ -1,13 +1,18 @@
-"""docs/scale.md: its scripts parse, and the program takes their flags."""
+"""docs/scale.md: its scripts parse, the program takes their flags, and their commands train."""
 
+import json
+import os
+import random
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from absl import flags
+from process_group import free_port
 
 from resnet_cifar import train_command
 from resnet_cifar.cli import parse
@@ -17,6 +22,22 @@ from resnet_cifar.launch import Launch, find_launch
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "scale.md").read_text()
+
+# Replaces what a small machine has not: the network, its batch, the data and the GPUs.
+SMALL = (
+    "--config=tests/faults/small.py --config.num_epochs=2 --config.decay=linear "
+    "--config.batch_size=20 --config.data_dir= --require=cpu"
+)
+# Two tasks on this machine; JAX takes the port from the number of the job.
+SRUN = """#!/bin/bash
+[[ $1 == --kill-on-bad-exit=1 ]] && shift
+export SLURM_JOB_ID={job} SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2
+for task in 0 1; do
+    SLURM_PROCID=$task SLURM_LOCALID=$task "$@" {flags} &
+    tasks+=($!)
+done
+for task in "${{tasks[@]}}"; do wait "$task" || exit; done
+"""
 
 
 def block(language):
@@ -78,3 +99,40 @@ def test_the_commands_by_hand_are_understood(index, monkeypatch):
     command = re.findall(r"^ +(python main.py .*--coordinator.*)$", PAGE, re.MULTILINE)[index]
     _, launch = understood(shlex.split(command, comments=True), {})
     assert launch == Launch("node1:12345", 2, index)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Return an environment with `python` and a folder for other commands on its path."""
+    path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "JAX_PLATFORMS": "cpu"}
+
+
+def check_trained(workdir):
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert summary["device"].endswith("in 2 processes")
+
+
+@pytest.mark.slow
+def test_the_slurm_script_trains(tmp_path, settings):
+    small = f"{SMALL} --workdir={tmp_path / 'run'}"
+    srun = SRUN.format(job=random.randrange(4096), flags=small)
+    (tmp_path / "srun").write_text(srun)
+    (tmp_path / "srun").chmod(0o755)
+    subprocess.run(["bash", "-c", block("bash")], cwd=ROOT, env=settings, check=True, timeout=300)
+    check_trained(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_the_jobset_trains(tmp_path, settings):
+    (replicated,) = yaml.safe_load(block("yaml"))["spec"]["replicatedJobs"]
+    (container,) = replicated["template"]["spec"]["template"]["spec"]["containers"]
+    (line,) = container["args"]
+    line = line.replace("resnet56-train-0-0.resnet56:12345", f"127.0.0.1:{free_port()}")
+    command = [*container["command"], f"{line} {SMALL} --workdir={tmp_path / 'run'}"]
+    pods = [
+        subprocess.Popen(command, cwd=ROOT, env=settings | {"JOB_COMPLETION_INDEX": str(index)})
+        for index in range(2)
+    ]
+    assert [pod.wait(300) for pod in pods] == [0, 0]
+    check_trained(tmp_path / "run")

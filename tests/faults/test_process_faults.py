@@ -15,8 +15,8 @@ from helpers import untimed
 from process_group import Group
 
 from resnet_cifar.checkpoint import read
+from resnet_cifar.connection import SILENCE_SECONDS
 from resnet_cifar.log import read_rows
-from resnet_cifar.processes import SILENCE_SECONDS
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("long")]
 
@@ -56,8 +56,8 @@ def start(tmp_path):
     """Return a function that starts the run in so many processes; at the end they are killed."""
     groups = []
 
-    def start(number, *, workdir=tmp_path / "run", last=()):
-        groups.append(Group(workdir, number, RATE, last=last))
+    def start(number, *flags, workdir=tmp_path / "run", last=(), code=None):
+        groups.append(Group(workdir, number, RATE, *flags, last=last, code=code))
         return groups[-1]
 
     yield start
@@ -84,6 +84,29 @@ def test_processes_compute_what_one_does(number, start, reference, tmp_path, tal
     start(number).finish()
     largest = largest_difference(tmp_path / "run", reference)
     tally(f"{number} instead of 2 processes", largest < 1e-2, largest_difference=largest)
+    assert largest < 1e-2
+
+
+INGREDIENTS = {
+    "averaged weights, mixup, cutout, label noise": (
+        "ema_decay=0.9", "mixup=0.5", "mixup_off_epochs=2", "cutout=8", "label_noise=0.2",
+        "train_fraction=0.9", "label_smoothing=0.1",
+    ),
+    "Muon, averaged weights": ("optimizer=muon", "nesterov=True", "ema_decay=0.9"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INGREDIENTS)
+def test_two_processes_resumed_as_one_with(name, start, tmp_path, tally):
+    flags = [f"--config.{value}" for value in INGREDIENTS[name]]
+    start(1, *flags, workdir=tmp_path / "alone").finish()
+    group = start(2, *flags)
+    group.wait_for(r"^epoch 4 .*validation")
+    group.send(1, signal.SIGTERM)
+    assert group.wait() == [143, 143], group.text()
+    start(1, *flags).finish()
+    largest = largest_difference(tmp_path / "run", tmp_path / "alone")
+    tally(f"{name}: 2 processes, resumed as 1", largest < 1e-2, largest_difference=largest)
     assert largest < 1e-2
 
 
@@ -177,3 +200,66 @@ def test_a_process_with_another_config_is_refused(field, value, start, tmp_path,
         )
     assert not (tmp_path / "run").exists()
     tally("a process with another config", True)
+
+
+OTHERS = {
+    "a process with another version": (
+        """
+import importlib.metadata as packages
+version = packages.version
+packages.version = lambda name: "0.1" if name == "flax" else version(name)
+""",
+        r"flax is '0\.1' in process 1",
+    ),
+    "a process with other data": (
+        """
+from resnet_cifar.data import synthetic
+make_images = synthetic.make_images
+synthetic.make_images = lambda classes, split, seed: make_images(classes, split, seed + 1)
+""",
+        r"the data of train is '\w+' in process 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", OTHERS)
+def test_a_process_that_brings_something_else_is_refused(fault, start, tmp_path, tally):
+    code, sentence = OTHERS[fault]
+    group = start(2, code={1: code})
+    assert group.wait() == [1, 1], group.text()
+    for index in range(2):
+        assert re.search(rf"error: .*{sentence}", "".join(group.lines(index))), group.text()
+    assert not (tmp_path / "run").exists()
+    tally(fault, True)
+
+
+# Its first call takes longer than a process may be silent.
+SLOW = """
+import time
+from {module} import {name}
+call, delays = {name}.{method}, [{seconds}]
+def slow(*arguments):
+    time.sleep(delays.pop() if delays else 0)
+    return call(*arguments)
+{name}.{method} = slow
+"""
+
+
+@pytest.mark.parametrize(
+    ("index", "module", "name", "method"),
+    [
+        (0, "resnet_cifar.trainer", "Trainer", "compile"),
+        (1, "resnet_cifar.trainer", "Trainer", "compile"),
+        (0, "resnet_cifar.checkpoint.manager", "Checkpoints", "_write"),
+    ],
+)
+def test_a_slow_process_is_waited_for(
+    index, module, name, method, start, reference, tmp_path, tally
+):
+    seconds = SILENCE_SECONDS + 15
+    code = SLOW.format(module=module, name=name, method=method, seconds=seconds)
+    start(2, code={index: code}).finish()
+    survived = same(tmp_path / "run", reference)
+    what = {"compile": "compiles", "_write": "saves"}[method]
+    tally(f"one of two processes {what} for {seconds} s", survived)
+    assert survived
