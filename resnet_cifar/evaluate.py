@@ -28,7 +28,7 @@ from absl import flags
 from tqdm import tqdm
 
 from resnet_cifar.cli import enable_compile_cache, operands
-from resnet_cifar.data import Images, parse_split, positions
+from resnet_cifar.data import DATASETS, Images, is_dataset, parse_split, positions
 from resnet_cifar.data.files import corruptions, read_files
 from resnet_cifar.errors import UserError
 from resnet_cifar.evaluation import log_softmax, mean_of_probabilities, score
@@ -173,17 +173,14 @@ def outputs(network: Pretrained, pixels: np.ndarray) -> np.ndarray:
 
 
 def is_corrupted(data: str) -> bool:
-    return bool(data) and Path(data).expanduser().exists() and bool(corruptions(data))
+    return data not in DATASETS and is_dataset(data) and bool(corruptions(data))
 
 
 @contextlib.contextmanager
-def output_folder(path: str) -> Iterator[Path | None]:
-    """Make the folder of --output, None for ""; UserError if it can't be made or written."""
-    folder = absolute(path) if path else None
+def writing(path: str) -> Iterator[Path]:
+    """Turn errors of writing to the folder of --output into UserErrors."""
     try:
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
-        yield folder
+        yield absolute(path)
     except OSError as error:
         raise UserError(f"--output={path} can't be written: {error}") from error
 
@@ -206,27 +203,34 @@ def main(values: flags.FlagValues, arguments: list[str], stop: Stop) -> None:
     given: dict[str, Any] = values.flag_values_dict()
     networks = operands(values, arguments)
     enable_compile_cache()
-    written = ["evaluation.json"]
-    with output_folder(given["output"]) as folder:
-        if is_corrupted(given["data"]):
-            options = {name: given[name] for name in ("data", "split", "flip")}
-            tables = evaluate_corruptions(networks, **options)
-            lines, content = corruption_lines(tables), corruption_json(given["data"], tables)
-        else:
-            options = {name: given[name] for name in ("data", "split", "flip", "data_dir")}
-            evaluation = evaluate(networks, **options)
-            lines, content = evaluation_lines(evaluation), evaluation_json(evaluation)
-            if folder:
-                from resnet_cifar.report.evaluation_plots import plot_evaluation  # Slow.
+    if output := given["output"]:
+        with writing(output) as folder:  # Fail before the work.
+            folder.mkdir(parents=True, exist_ok=True)
+    evaluation = None
+    options = {name: given[name] for name in ("data", "split", "flip")}
+    if is_corrupted(given["data"]):
+        tables = evaluate_corruptions(networks, **options)
+        lines, content = corruption_lines(tables), corruption_json(given["data"], tables)
+    else:
+        evaluation = evaluate(networks, **options, data_dir=given["data_dir"])
+        lines, content = evaluation_lines(evaluation), evaluation_json(evaluation)
+    content |= environment()
+    print(json.dumps(content) if given["json"] else "\n".join(lines))
+    if output:
+        with writing(output) as folder:
+            written = write(folder, content, evaluation)
+        if not given["json"]:
+            print(f"\nwrote {', '.join(written)} to {output}")
 
-                written += plot_evaluation(evaluation, folder)
-        content |= environment()
-        print(json.dumps(content) if given["json"] else "\n".join(lines))
-        if folder:
-            text = json.dumps(content, indent=1) + "\n"
-            write_atomically(folder / "evaluation.json", text)
-            if not given["json"]:
-                print(f"\nwrote {', '.join(written)} to {given['output']}")
+
+def write(folder: Path, content: dict[str, Any], evaluation: Evaluation | None) -> list[str]:
+    """Write the JSON, and the pictures of an evaluation; return the names of the files."""
+    write_atomically(folder / "evaluation.json", json.dumps(content, indent=1) + "\n")
+    if not evaluation:
+        return ["evaluation.json"]
+    from resnet_cifar.report.evaluation_plots import plot_evaluation  # Slow.
+
+    return ["evaluation.json", *plot_evaluation(evaluation, folder)]
 
 
 if __name__ == "__main__":

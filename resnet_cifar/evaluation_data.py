@@ -1,11 +1,18 @@
 """The images that networks are evaluated on, with labels in the order of the networks' classes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from resnet_cifar.data import DATASETS, Images, class_names, load_images, parse_split, positions
+from resnet_cifar.data import (
+    DATASETS,
+    Images,
+    class_names,
+    is_dataset,
+    load_images,
+    parse_split,
+    positions,
+)
 from resnet_cifar.data.files import read_files, splits
 from resnet_cifar.errors import UserError
 from resnet_cifar.pretrained import Pretrained
@@ -62,10 +69,10 @@ def dataset_of(network: Pretrained, data_dir: str) -> str:
 
 def read_split(path: str, split: str) -> tuple[Images, tuple[str, ...]]:
     """Read a split, or a slice of it, from files."""
-    if not Path(path).expanduser().exists():
+    if not is_dataset(path):
         raise UserError(
-            f"--data={path} is neither a file, nor a folder, nor one of the data sets "
-            f"{', '.join(DATASETS)}"
+            f"{path} is neither a file, nor a folder, nor one of the data sets "
+            f"{', '.join(DATASETS)}: give the images with --data"
         )
     name, _ = parse_split(split)
     has_splits = bool(splits(path))

@@ -22,7 +22,7 @@ from absl import flags
 
 from resnet_cifar.cli import operands
 from resnet_cifar.config import unknown
-from resnet_cifar.data import DATASETS, class_names
+from resnet_cifar.data import DATASETS, class_names, load_images
 from resnet_cifar.errors import UserError
 from resnet_cifar.pretrained import WEIGHTS
 from resnet_cifar.stop import Stop
@@ -46,7 +46,10 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("preprocessing", "", text, flag_values=values)
     flags.DEFINE_string("output", "", f"Folder for {WEIGHTS}.", flag_values=values)
-    text = "Data set whose class names are stored, such as cifar10; by default 0, 1, ..."
+    text = (
+        "Data set whose class names are stored, such as cifar10, downloaded if it is missing; by "
+        "default 0, 1, ..."
+    )
     flags.DEFINE_string("dataset", "", text, flag_values=values)
 
 
@@ -131,13 +134,9 @@ def preprocessing_of(text: str) -> Preprocessing:
 def dataset_classes(dataset: str) -> list[str]:
     if dataset not in DATASETS:
         raise UserError(unknown(f"--dataset={dataset!r}", dataset, DATASETS))
-    names = class_names(dataset)
-    if not names:
-        raise UserError(
-            f"the class names of {dataset} come with its images, which are not on this machine "
-            "yet: leave out --dataset, or load the images once"
-        )
-    return names
+    if not class_names(dataset):
+        load_images(dataset, "test")  # Downloads the data set, which has the names.
+    return class_names(dataset)
 
 
 def network_lines(layout: str, pretrained: Pretrained, path: Path) -> list[str]:

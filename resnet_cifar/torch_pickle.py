@@ -56,7 +56,7 @@ class Tensor(NamedTuple):
 
 
 class Ignored:
-    """A number of numpy's, such as the accuracy that a training script stores."""
+    """What training scripts store beside the weights: numpy's numbers, a schedule's milestones."""
 
 
 class Machine:
@@ -169,7 +169,10 @@ class Machine:
 
 def allowed(name: str) -> Name:
     if name not in FUNCTIONS and name not in {f"torch.{storage}" for storage in DTYPES}:
-        raise Refused(f"it refers to {name!r:.100}, and only plain tensors are read")
+        raise Refused(
+            f"it refers to {name!r:.100}, and only plain tensors are read: save model.state_dict() "
+            "alone"
+        )
     return Name(name)
 
 
@@ -216,6 +219,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": rebuild_tensor,
     "torch._utils._rebuild_parameter": rebuild_parameter,
+    "collections.Counter": ignore,
     "numpy.core.multiarray.scalar": ignore,
     "numpy._core.multiarray.scalar": ignore,
     "numpy.dtype": ignore,

@@ -1,19 +1,34 @@
 """The documentation: its code runs, its links exist, its tables follow the results."""
 
+import json
 import re
 import runpy
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 from helpers import make_pretrained
 
 from benchmarks import page as speed
+from resnet_cifar.evaluation import McNemar
+from resnet_cifar.predict import Prediction, as_text
 from resnet_cifar.recipes import RECIPES
+from resnet_cifar.report.evaluations import (
+    Comparison,
+    Result,
+    aligned,
+    class_lines,
+    comparison_lines,
+    mistake_lines,
+    score_cells,
+)
 from resnet_cifar.report.pages import fill
 from resnet_cifar.report.publish import PAGES, in_card, page_sections
 from resnet_cifar.report.runs import read_runs
+from resnet_cifar.report.statistics import Spread
 from resnet_cifar.report.variants import variant_name
 from resnet_cifar.weights import save_weights
 
@@ -43,6 +58,9 @@ def test_the_examples_of_the_weights_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").mkdir()
     save_weights("weights/model.safetensors", make_pretrained(tuple("abcdefghij")))
+    images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
+    labels = np.arange(64) % 3
+    np.savez("fruit.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     text = (ROOT / "docs" / "use_the_weights.md").read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
     exec(compile(code, "docs/use_the_weights.md", "exec"), {"__name__": "page"})
@@ -130,6 +148,48 @@ def test_the_model_card_has_only_runs_by_its_recipes(recipe):
 def test_the_rehearsal_is_not_in_the_model_card():
     runs = read_runs(ROOT / "results" / "sweep_cpu.json")
     assert len(runs) == 12 and not {variant_name(run) for run in runs} & set(RECIPES)
+
+
+def evaluation_parts(name):
+    """Return the tables and lines that `evaluate` printed with the JSON of a file in results."""
+    content = json.loads((ROOT / "results" / name).read_text())
+    results = []
+    for row in content["results"]:
+        bins = SimpleNamespace(error=row["ece"])
+        scores = row | {"reliability": bins, "confusion": np.array(row["confusion"])}
+        results.append(Result(row["name"], row["flip"], np.array([]), SimpleNamespace(**scores)))
+    main = [result for result in results if not result.flip][-1]
+    evaluation = SimpleNamespace(main=main, class_names=content["class_names"])
+    yield aligned([["", "correct", "top-1", "top-5", "NLL", "ECE"], *map(score_cells, results)])
+    if "mcnemar" not in content:
+        yield class_lines(evaluation)
+        yield mistake_lines(evaluation)
+        return
+    pairs = [(t.pop("first"), t.pop("second"), McNemar(**t)) for t in content["mcnemar"]]
+    yield comparison_lines(Comparison(Spread(**content["accuracy"]), pairs, []))
+
+
+@pytest.mark.parametrize("name", ["evaluation_resnet20.json", "evaluation_two_networks.json"])
+def test_the_output_of_evaluate_follows_the_results(name):
+    text = (ROOT / "docs" / "use_the_weights.md").read_text()
+    for lines in evaluation_parts(name):
+        assert "\n".join(f"    {line}" for line in lines) in text
+
+
+def test_the_output_of_predict_follows_the_results():
+    text = (ROOT / "docs" / "use_the_weights.md").read_text()
+    for line in (ROOT / "results" / "predictions_resnet20.jsonl").read_text().splitlines():
+        content = json.loads(line)
+        classes = [(row["name"], row["probability"]) for row in content["classes"]]
+        assert f"    {as_text(Prediction(content['file'], classes))}\n" in text
+
+
+def test_the_readme_prints_what_the_page_prints():
+    page = (ROOT / "docs" / "use_the_weights.md").read_text().splitlines()
+    readme = (ROOT / "README.md").read_text().partition("## Use trained weights")[2]
+    scores = [line for line in readme.splitlines() if re.search("ECE$|%  0|frog .*%", line)]
+    assert len(scores) == 4
+    assert {line.replace("frog.png:", "photos/frog.png:") for line in scores} <= {*page}
 
 
 def test_commands_that_write_results_are_listed_there():

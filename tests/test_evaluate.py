@@ -133,6 +133,7 @@ def test_networks_that_can_not_be_scored(networks, message, four):
         (["evaluate"], "error: give the PATH of a network"),
         (["evaluate", "x", "--spilt=train"], "--spilt is unknown: did you mean --split"),
         (["evaluate", "/nowhere"], "error: /nowhere does not exist"),
+        (["evaluate", "/nowhere", f"--data={'x' * 300}"], "error: /nowhere does not exist"),
         (["evaluate", "x", "--output=/dev/null/x"], "--output=/dev/null/x can't be written"),
     ],
 )

@@ -63,7 +63,7 @@ def reliability_figure(evaluation: Evaluation) -> Figure:
 
 def draw_reliability(axes: Axes, bins: Reliability) -> None:
     """Draw the accuracy of each bin as a bar, and its distance to the confidence as a hatch."""
-    accuracy, confidence = np.nan_to_num(bins.accuracy), np.nan_to_num(bins.confidence)
+    accuracy, confidence = bins.accuracy, bins.confidence  # nan, not drawn, in an empty bin.
     bar = {"width": 1 / BINS, "align": "edge"}
     axes.bar(left_edges(), accuracy, color=COLORS[0], edgecolor="white", label="accuracy", **bar)
     axes.bar(
