@@ -61,6 +61,7 @@ def test_jax_has_the_store_that_it_does_not_publish():
         assert hasattr(_jax.DistributedRuntimeClient, name), f"see processes.client: {name}"
 
 
+@pytest.mark.slow
 def test_two_processes_train_and_stop_like_one(tiny, programs, tmp_path):
     """A SIGTERM to either saves in both after the same step; process 0 alone writes and prints."""
     config = dataclasses.replace(tiny, num_epochs=40, learning_rate=0.01)

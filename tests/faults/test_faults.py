@@ -135,6 +135,7 @@ def same(workdir, reference):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_an_uninterrupted_one(
     chain, number_of_faults, environment, reference, moments, tmp_path, tally
 ):
@@ -166,6 +167,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(
     assert survived
 
 
+@pytest.mark.slow
 def test_a_run_stopped_by_signals_saves_and_resumes(
     chain, number_of_faults, environment, reference, moments, tmp_path, tally
 ):
