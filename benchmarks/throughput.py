@@ -174,12 +174,12 @@ def repeated(step, state, batch) -> tuple[Callable[[], float], float, int]:
     """Time steps on one batch."""
     scanned = jax.default_backend() != "cpu"
 
-    @jax.jit(donate_argnums=0)
     def scan(state, batch):
         return jax.lax.scan(lambda state, _: step(state, batch), state, length=STEPS.value)
 
     start = time.perf_counter()
-    program = (scan if scanned else step).lower(state, batch).compile()
+    jitted = jax.jit(scan if scanned else step, donate_argnums=0)
+    program = jitted.lower(state, batch).compile()
     compile_seconds = time.perf_counter() - start
 
     def timer() -> float:

@@ -1,5 +1,11 @@
 """The arithmetic of the benchmarks, and forms of a convolution that wait for a GPU."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,3 +54,15 @@ def test_candidates_are_the_same_convolution():
     np.testing.assert_allclose(
         padded_to_eight(x, kernel, 1), plain_convolve(x, kernel, 1), atol=1e-4
     )
+
+
+@pytest.mark.slow
+def test_the_command_for_throughput_measures_a_step(tmp_path):
+    flags = ["--depths=8", "--batch_size=8", "--steps=1", "--repeats=1", "--only=bare"]
+    output = tmp_path / "throughput.json"
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.throughput", *flags, f"--output={output}"],
+        cwd=Path(__file__).parents[1], check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    (row,) = json.loads(output.read_text())["rows"]
+    assert row["bare"] > 0 and row["bare_temporary_bytes"] > 0
