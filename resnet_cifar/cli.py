@@ -92,7 +92,8 @@ def explain(error: Exception) -> str:
     text = str(error).strip().partition("\n")[0]
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "out of memory" in text:
+    exhausted = "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
+    if isinstance(error, MemoryError) or exhausted:
         return (
             "the run does not fit into memory: lower --config.batch_size, --config.width or "
             f"--config.depth ({text or type(error).__name__})"

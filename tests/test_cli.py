@@ -68,6 +68,7 @@ def test_commands_leave_the_process_as_it_was(capsys):
         (UserError("a sentence\nof two lines"), "a sentence\nof two lines"),
         (MemoryError(), r"does not fit into memory: .* \(MemoryError\)"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore"), r"memory: .*Out of memory\)$"),
+        (RuntimeError("INTERNAL: Error dispatching computation: Out of memory"), "into memory"),
         (RuntimeError("Unable to initialize backend 'x': no x"), "backend 'x': no x: set JAX_PLAT"),
         (RuntimeError("Could not determine home directory."), "set HOME"),
     ],
