@@ -287,6 +287,7 @@ def test_a_home_that_cannot_be_found_is_an_error():
         load_images("cifar10", "train", "~nobody_here/x")
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
 def test_the_real_images(name):

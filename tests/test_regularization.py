@@ -139,6 +139,7 @@ def test_a_part_of_the_train_split_is_trained_on(tiny):
     assert len(images.images) == 65 and (np.asarray(images.labels) > 0).sum() == round(6.5)
 
 
+@pytest.mark.slow
 def test_the_evaluated_loss_stays_plain(tiny):
     smoothed = dataclasses.replace(tiny, label_smoothing=0.5, num_epochs=1, decay_epochs=())
     smoothed = dataclasses.replace(smoothed, width=4, warmup_epochs=0.5, learning_rate=1e-30)
