@@ -4,10 +4,10 @@ from pathlib import Path
 
 from resnet_cifar.errors import UserError
 from resnet_cifar.report.pages import markdown_table, wrap
-from resnet_cifar.report.ranking import mean_validation, seeds_needed
+from resnet_cifar.report.ranking import mean_validation
 from resnet_cifar.report.runs import collect_runs, completed, networks
 from resnet_cifar.report.statistics import paired_difference
-from resnet_cifar.report.tables import accuracy_cell, difference_cell
+from resnet_cifar.report.tables import accuracy_cell, difference_cell, more_seeds_cell
 from resnet_cifar.report.variants import Run, format_value, varying_fields
 
 
@@ -66,9 +66,8 @@ def differences_table(groups: dict[str, list[Run]]) -> list[str]:
         if difference is None:
             single.append(name)
             continue
-        needed = seeds_needed(difference.deviation)
-        more = "over 1,000" if needed is None else str(max(0, needed - difference.pairs))
-        rows.append([f"{name} over {first}", difference_cell(difference), more])
+        cells = [difference_cell(difference), more_seeds_cell(difference)]
+        rows.append([f"{name} over {first}", *cells])
     heading = ["gain", "points, 95 % interval, pairs", "more seeds for ± 0.2"]
     lines = ["", *markdown_table(heading, rows)] if rows else []
     for name in single:

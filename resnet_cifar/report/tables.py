@@ -10,6 +10,7 @@ from resnet_cifar.config import Config
 from resnet_cifar.models import ResNet
 from resnet_cifar.recipes import DEPTH_OVERRIDES, RECIPES, make_config
 from resnet_cifar.report.pages import enumerate_words, markdown_table, wrap
+from resnet_cifar.report.ranking import seeds_needed
 from resnet_cifar.report.runs import (
     CARD_DEPTHS,
     DATASET_TITLES,
@@ -164,6 +165,12 @@ def gain_cell(runs: list[Run], baseline: list[Run]) -> str:
 def difference_cell(difference: PairedDifference) -> str:
     mean, half, pairs, _ = difference
     return f"{100 * mean:+.2f} ± {100 * half:.2f} ({pairs})"
+
+
+def more_seeds_cell(difference: PairedDifference) -> str:
+    """Return how many more pairs would show a difference of 0.2 points."""
+    needed = seeds_needed(difference.deviation)
+    return "over 1,000" if needed is None else str(max(0, needed - difference.pairs))
 
 
 def peers_table(load: Load, peers: list[dict[str, Any]], up: str) -> list[str]:

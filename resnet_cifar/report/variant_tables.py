@@ -7,7 +7,6 @@ from resnet_cifar.report.ranking import (
     best_by_validation,
     gains,
     mean_validation,
-    seeds_needed,
     validation_accuracy,
 )
 from resnet_cifar.report.runs import completed, networks, select
@@ -16,6 +15,7 @@ from resnet_cifar.report.tables import (
     accuracy_cell,
     difference_cell,
     has_averages,
+    more_seeds_cell,
     without_averaging,
 )
 from resnet_cifar.report.variants import Run, label_variants
@@ -70,12 +70,9 @@ def gains_table(groups: dict[str, list[Run]], short: dict[str, str]) -> list[str
     """Return what one variant gains over another, and how many more seeds would show 0.2 points."""
     rows = []
     for name, over, dataset, depth, difference in gains(groups):
-        needed = seeds_needed(difference.deviation)
-        more = "over 1,000" if needed is None else str(max(0, needed - difference.pairs))
         network = [dataset, f"ResNet{depth}"]
-        rows.append(
-            [f"{short[name]} over {short[over]}", *network, difference_cell(difference), more]
-        )
+        cells = [difference_cell(difference), more_seeds_cell(difference)]
+        rows.append([f"{short[name]} over {short[over]}", *network, *cells])
     if not rows:
         return []
     heading = ["gain", "data", "network", "points, 95 % interval, pairs", "more seeds for ± 0.2"]
