@@ -23,34 +23,34 @@ try() { # file, seconds at most, command
     fi
 }
 ours=("$python" -m benchmarks.throughput "--batch_size=$batch" "--steps=$steps" --repeats=3)
-peer=("$torch" -m benchmarks.torch_reference "--batch_size=$batch" "--steps=$steps")
+peer=("$torch" -m benchmarks.torch_reference "--batch_size=$batch" "--steps=$steps" --repeats=3 --compile_mode=reduce-overhead)
+flag() { # name, flag, depth
+    XLA_FLAGS="${XLA_FLAGS:-} $2" try "flag_$1_$3" 90 "${ours[@]}" "--depths=$3" --only=bare,whole
+}
 
-# 1. ResNet56: the step and the whole program, beside PyTorch and plain flax.
-try bare_56 120 "${ours[@]}" --depths=56 --only=bare
+# 1. ResNet20, whose kernels are the shortest: beside plain flax, in smaller command buffers, and
+# beside PyTorch.
+try ours_20 150 "${ours[@]}" --depths=20 --only=plain,bare,whole
+flag graphs_of_one --xla_gpu_graph_min_graph_size=1 20
+try torch_20 90 "${peer[@]}" --depths=20 --modes=bare,best
+# 2. The other depths.
+try ours_56 150 "${ours[@]}" --depths=56 --only=plain,bare
+try torch_56 120 "${peer[@]}" --depths=56 --modes=bare,best
 try whole_56 150 "${ours[@]}" --depths=56 --only=whole
-try torch_bare_56 90 "${peer[@]}" --depths=56 --repeats=3 --modes=bare --compile_mode=reduce-overhead
-try plain_56 120 "${ours[@]}" --depths=56 --only=plain
-try torch_best_56 90 "${peer[@]}" --depths=56 --repeats=3 --modes=best --compile_mode=reduce-overhead
-# 2. Each product of each convolution: ours, the candidates' and PyTorch's.
+try ours_110 200 "${ours[@]}" --depths=110 --only=plain,bare
+try whole_110 200 "${ours[@]}" --depths=110 --only=whole
+# 3. Each product of each convolution: ours, the candidates' and PyTorch's.
 try convolutions 90 "$python" -m benchmarks.convolutions "--batch_size=$batch"
 try torch_convolutions 60 "${peer[@]}" --depths= --convolutions
-# 3. The other depths.
-for depth in 20 110; do
-    try "bare_$depth" 120 "${ours[@]}" "--depths=$depth" --only=bare
-    try "whole_$depth" 150 "${ours[@]}" "--depths=$depth" --only=whole
-done
-# 4. Compiler flags, one at a time, on the step: convolutions in command buffers, smaller command
-# buffers, none, and deterministic kernels.
-flag() { # name, flag
-    XLA_FLAGS="${XLA_FLAGS:-} $2" try "flag_$1" 90 "${ours[@]}" --depths=56 --only=bare
-}
-flag convolutions_in_graphs --xla_gpu_enable_command_buffer=+CONVOLUTION
-flag graphs_of_one --xla_gpu_graph_min_graph_size=1
-flag no_graphs --xla_gpu_enable_command_buffer=
-flag deterministic --xla_gpu_deterministic_ops=true
+# 4. More compiler flags, one at a time: convolutions in command buffers (from jax 0.12 on), no
+# command buffers, and deterministic kernels.
+flag convolutions_in_graphs --xla_gpu_enable_command_buffer=+CONVOLUTION 20
+flag convolutions_in_graphs --xla_gpu_enable_command_buffer=+CONVOLUTION 56
+flag no_graphs --xla_gpu_enable_command_buffer= 20
+flag deterministic --xla_gpu_deterministic_ops=true 20
 # 5. float32 activations, which compute in TF32.
-try bare_56_float32 120 "${ours[@]}" --depths=56 --only=bare --dtype=float32
+try ours_56_float32 120 "${ours[@]}" --depths=56 --only=bare --dtype=float32
 # 6. From the command to the first step, and PyTorch with a DataLoader.
 try startup 90 "$python" -m benchmarks.startup --depth=56 "--batch_size=$batch" --steps=8 --repeats=1
-try torch_usual 90 "${peer[@]}" --depths=56 --repeats=1 --modes=usual
+try torch_usual 90 "${peer[@]}" --depths=56 --modes=usual
 echo "== $SECONDS s in all" >&2
