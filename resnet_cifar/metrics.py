@@ -26,7 +26,8 @@ class Done(NamedTuple):
     split: str
     step: int  # Training steps made before it.
     metrics: dict[str, np.ndarray]  # Each [steps].
-    seconds: float
+    seconds: float  # From the end of the dispatch before it, or from its own start.
+    end: float = 0.0  # When it had finished, by time.perf_counter.
 
     @property
     def num_steps(self) -> int:

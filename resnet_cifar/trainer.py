@@ -9,6 +9,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -84,7 +85,8 @@ class Trainer:
         last_steps = [self.plan.epoch_end(step) - 1 for step in ends]
         self._rates = dict(zip(last_steps, self.learning_rates(last_steps), strict=True))
         self._orders: dict[int, jax.Array] = {}
-        self._in_flight: deque[tuple[str, int, float, Any, Any]] = deque()
+        self._in_flight: deque[tuple[str, int, float, Future, Any]] = deque()
+        self._watcher = ThreadPoolExecutor(1, thread_name_prefix="watcher")
         self._stop: SharedStop | None = None
         self._last_end = -math.inf
         self._pace_is_known = False
@@ -167,7 +169,7 @@ class Trainer:
         program, start = self.programs.compiled("train", *arguments), time.perf_counter()
         (fields, metrics), vote = self._call(program, arguments)
         state = state.replace(**fields)
-        self._in_flight.append(("train", step, start, metrics, vote))
+        self._watch("train", step, start, metrics, vote)
         # The first dispatch is waited for: it shows how long a dispatch takes.
         done += self._finish(leave=1 if self._pace_is_known else 0)
         return state, done
@@ -182,7 +184,7 @@ class Trainer:
         done = self._make_room(images, rows)
         arguments = self._arguments(images, state, rows)
         program, start = self.programs.compiled(images, *arguments), time.perf_counter()
-        self._in_flight.append((split, step, start, *self._call(program, arguments)))
+        self._watch(split, step, start, *self._call(program, arguments))
         return done + self._finish(leave=0 if self.programs.devices.one_at_a_time else 1)
 
     def drain(self) -> list[Done]:
@@ -197,14 +199,22 @@ class Trainer:
         """Drain the queue before a compilation, whose time is not to be charged to a dispatch."""
         return [] if self.programs.is_compiled(split, len(rows)) else self.drain()
 
+    def _watch(self, split: str, step: int, start: float, metrics: Any, vote: Any) -> None:
+        """Add a dispatch to the queue, and let a thread note when it has finished.
+
+        This thread can't: on a GPU it launches the kernels of a dispatch one by one, and returns
+        from the call when the next dispatch has nearly finished, too.
+        """
+        finished = self._watcher.submit(lambda: (to_host(metrics), time.perf_counter()))
+        self._in_flight.append((split, step, start, finished, vote))
+
     def _finish(self, *, leave: int) -> list[Done]:
         """Wait for the oldest dispatches until only `leave` are in flight."""
         finished = []
         while len(self._in_flight) > leave:
-            split, step, start, metrics, vote = self._in_flight.popleft()
-            metrics = jax.tree.map(np.asarray, metrics)
-            end = time.perf_counter()
-            done = Done(split, step, metrics, end - max(start, self._last_end))
+            split, step, start, watched, vote = self._in_flight.popleft()
+            metrics, end = watched.result()
+            done = Done(split, step, metrics, end - max(start, self._last_end), end)
             self._last_end = end
             if self._stop:
                 self._stop.hear(int(vote))
@@ -248,3 +258,8 @@ class Trainer:
     def _call(self, program: jax.stages.Compiled, arguments: tuple[Any, ...]) -> tuple[Any, Any]:
         """Return what a program returns, and the highest vote, None in a single process."""
         return program(*arguments) if several() else (program(*arguments), None)
+
+
+def to_host(metrics: Any) -> Any:
+    """Wait for metrics and copy them to the host."""
+    return jax.tree.map(np.asarray, metrics)

@@ -1,6 +1,7 @@
 """The trainer: every image once, in an order of its own, whatever the devices and dispatches."""
 
 import dataclasses
+import time
 
 import jax
 import numpy as np
@@ -113,6 +114,50 @@ def test_the_first_dispatch_is_waited_for_and_then_one_is_in_flight(tiny, one_de
         finished.append([d.step for d in done])
     assert finished == [[0], [], [1], [2]]
     assert [d.step for d in trainer.drain()] == [3]
+
+
+class OnTime:
+    """An array that is ready so many seconds after its making."""
+
+    def __init__(self, seconds):
+        self.ready = time.perf_counter() + seconds
+
+    def __array__(self, dtype=None, copy=None):
+        time.sleep(max(0, self.ready - time.perf_counter()))
+        return np.ones(4, np.float32)
+
+
+class LaunchingPrograms:
+    """Programs whose training calls return only when the device is done, as on a GPU."""
+
+    def __init__(self, programs):
+        self.programs = programs
+
+    def __getattr__(self, name):
+        return getattr(self.programs, name)
+
+    def is_compiled(self, split, num_steps):
+        return True
+
+    def compiled(self, split, *arguments):
+        def train(fields, *_):
+            time.sleep(0.6)
+            return fields, {"count": OnTime(0)}
+
+        return train if split == "train" else lambda *_: {"count": OnTime(0.1)}
+
+
+def test_seconds_are_those_of_the_device_although_calls_return_late(tiny, one_device):
+    trainer = Trainer(tiny, programs=LaunchingPrograms(one_device), load=blank_splits)
+    state, rows = new_state(trainer), np.zeros((4, 32), np.int32)
+    finished = []
+    for step in (0, 4, 8):
+        state, done = trainer.train(state, step, rows)
+        finished += [*done, *trainer.evaluate(state, step + 4, "test", rows)]
+    finished += trainer.drain()
+    assert [done.split for done in finished] == ["train", "test"] * 3
+    expected = [0.6, 0.1, 0.5, 0.1, 0.5, 0.1]  # Evaluations run while the next call launches.
+    np.testing.assert_allclose([done.seconds for done in finished], expected, atol=0.2)
 
 
 def test_the_queue_is_drained_before_a_compilation(tiny):
