@@ -16,8 +16,8 @@ PAGES = ("docs/speed.md", "docs/scale.md")
 FILES = {
     "cpu": (["throughput_cpu_hugepages"], ["torch_cpu"], "convolutions_cpu", "torch_cpu"),
     "gpu": (
-        [f"gpu/{name}_{depth}" for depth in (20, 56, 110) for name in ("plain", "bare", "whole")],
-        ["gpu/torch_bare_56", "gpu/torch_best_56", "gpu/torch_usual"],
+        [f"gpu/{name}_{depth}" for depth in (20, 56, 110) for name in ("ours", "whole")],
+        ["gpu/torch_20", "gpu/torch_56", "gpu/torch_usual"],
         "gpu/convolutions",
         "gpu/torch_convolutions",
     ),
@@ -65,6 +65,7 @@ def sections() -> dict[str, list[str]]:
         **{place: place_section(place) for place in FILES},
         "variants": conditions_table(),
         "startup": startup(),
+        "gpu_kernels": kernel_table(load("gpu/kernels_20")),
         "gpu_program": program_table(load("gpu_program")),
         "scaling_cpu": cpu_table(load("scaling_cpu")),
         "scaling_model": model_table(load("scaling_model")),
@@ -152,12 +153,52 @@ def convolution_row(row: dict, peer: dict) -> list[str]:
     return [f"{row['size']}x{row['size']}, {row['c']} to {row['c2']}{stride}", *rates]
 
 
+def kernel_table(result: dict) -> list[str]:
+    """Return the milliseconds of a step, and the TB/s, of each kind of kernel on a GPU."""
+    kernels = {(row["layer"], row["product"]): row for row in result["kernels"]}
+    total = sum(row["milliseconds"] for row in kernels.values())
+
+    def cell(layer: str | None, product: str | None) -> str:
+        if (layer, product) not in kernels:
+            return ""
+        row = kernels[layer, product]
+        rate = row["bytes"] / row["milliseconds"] / 1e9
+        return f"{row['milliseconds']:.2f} ({rate:.1f})"
+
+    products = ["forward", "input_gradient", "kernel_gradient"]
+    rows = [
+        [layer, *(cell(layer, product) for product in products), f"{share(layer, kernels):.0%}"]
+        for layer in sorted({layer for layer, _ in kernels if layer}, key=by_size)
+    ]
+    rows.append(["everything else", cell(None, None), "", "", f"{share(None, kernels):.0%}"])
+    heading = ["ms (TB/s)", "forward", "input gradient", "kernel gradient", "share"]
+    step = f"ResNet{result['depth']}, batch {result['batch_size']:,}, {result['dtype']}"
+    return [
+        *markdown_table(heading, rows),
+        "",
+        *wrap(f"{step}: {total:.1f} ms of kernels in a step."),
+        *origin([f"gpu/kernels_{result['depth']}"]),
+    ]
+
+
+def by_size(layer: str) -> tuple[int, int, str]:
+    """Sort "32x32, 3 to 16" before layers of smaller images, then before those of more channels."""
+    size, channels = layer.split()[:2]
+    return -int(size.partition("x")[0]), int(channels), layer
+
+
+def share(layer: str | None, kernels: dict[tuple, dict]) -> float:
+    """Return the share of a layer in the time of all kernels."""
+    times = {key: row["milliseconds"] for key, row in kernels.items()}
+    return sum(time for key, time in times.items() if key[0] == layer) / sum(times.values())
+
+
 def speeds(place: str) -> list[dict]:
     """Return a row for each depth; the names of PyTorch's rates begin with `torch_`."""
     rows: dict[int, dict] = {}
     for name in FILES[place][0]:
         for row in load(name).get("rows", []):
-            rows.setdefault(row["depth"], {}).update(row)
+            rows.setdefault(row["depth"], {}).update(row | whole_speed(row))
     for file in FILES[place][1]:
         for row in load(file).get("rows", []):
             own = rows.setdefault(
@@ -169,6 +210,17 @@ def speeds(place: str) -> list[dict]:
                 )
             own.update({f"torch_{mode}": row[mode] for mode in row["seconds"]})
     return [rows[depth] for depth in sorted(rows)]
+
+
+def whole_speed(row: dict) -> dict[str, float]:
+    """Return the speed of the whole program over all its epochs but the first.
+
+    The end of a single epoch is not exact: on a GPU it may be noted when the next has ended, too.
+    """
+    if "whole" not in row:
+        return {}
+    seconds = row["seconds"]["whole"]
+    return {"whole": row["whole"] * statistics.median(seconds) / statistics.mean(seconds)}
 
 
 def origin(names: list[str]) -> list[str]:
