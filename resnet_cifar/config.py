@@ -25,6 +25,7 @@ class Config:
     shortcut: str = "A"  # "A": zero-padded identity (paper, card). "B": 1x1 conv + BatchNorm.
     bn_scale_init: str = "uniform"  # "uniform": U[0, 1), as in the card's run. "ones": standard.
     dtype: str = "auto"  # Activations: "auto" is bfloat16 on accelerators, float32 on a CPU.
+    remat: bool = False  # True: takes less memory and more time (rematerialization).
     init_from: str = ""  # Trained weights to finetune: a workdir, a checkpoint, a safetensors file.
 
     # Data. Splits are TFDS strings. Slices count in the order of the original archive.

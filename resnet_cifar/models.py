@@ -3,6 +3,7 @@
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -66,6 +67,9 @@ class ResNet(nn.Module):
       shortcut: "A" (no parameters, the paper's) or "B" (1x1 convolution and BatchNorm).
       scale_init: initializer of the BatchNorm scales, `nn.initializers.ones` or `uniform_scale`.
       dtype: of activations. Parameters, batch statistics and logits are float32.
+      remat: store only the input of a block for the backward pass, which computes the rest again
+        (Chen et al. 2016, arXiv:1604.06174). Takes less memory and more time. The first block of
+        each stage is stored whole. Blocks have no intermediate outputs that flax can capture.
     """
 
     depth: int
@@ -74,6 +78,7 @@ class ResNet(nn.Module):
     shortcut: str = "A"
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     def __post_init__(self):
         if problem := depth_problem(self.depth):
@@ -90,17 +95,44 @@ class ResNet(nn.Module):
         x = Conv(self.width, dtype=self.dtype, name="stem_conv")(images)
         x = BatchNormRelu(scale_init=self.scale_init, name="stem_bn")(x, train=train)
         for stage in range(3):
-            for block in range((self.depth - 2) // 6):
-                x = ResidualBlock(
-                    filters=self.width * 2**stage,
-                    stride=2 if stage > 0 and block == 0 else 1,
-                    shortcut=self.shortcut,
-                    scale_init=self.scale_init,
-                    dtype=self.dtype,
-                    name=f"stage{stage + 1}_block{block + 1}",
-                )(x, train=train)
+            block = partial(
+                ResidualBlock,
+                filters=self.width * 2**stage,
+                shortcut=self.shortcut,
+                scale_init=self.scale_init,
+                dtype=self.dtype,
+            )
+            first, *others = [
+                f"stage{stage + 1}_block{i + 1}" for i in range((self.depth - 2) // 6)
+            ]
+            x = block(stride=2 if stage > 0 else 1, name=first)(x, train=train)
+            if self.remat and others and not self.is_initializing():
+                x = self._loop(block(parent=None), others, x, train=train)
+            else:
+                for name in others:
+                    x = block(name=name)(x, train=train)
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         return nn.Dense(self.num_classes, kernel_init=he_normal, name="head")(x)
+
+    def _loop(
+        self, block: ResidualBlock, names: list[str], x: Float[Array, "b h w c"], *, train: bool
+    ) -> Float[Array, "b h w c"]:
+        """Apply equal blocks in a loop that stores only their inputs.
+
+        `nn.remat` saves nothing without a loop: XLA computes again as early as it can.
+        """
+        own = [{kind: all_[name] for kind, all_ in self.variables.items()} for name in names]
+
+        @partial(jax.checkpoint, prevent_cse=False)
+        def step(x, variables):
+            return block.apply(variables, x, train=train, mutable=["batch_stats"])
+
+        x, updates = jax.lax.scan(step, x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *own))
+        if self.is_mutable_collection("batch_stats"):
+            for i, name in enumerate(names):
+                stats = jax.tree.map(lambda leaf, i=i: leaf[i], updates["batch_stats"])
+                self.put_variable("batch_stats", name, stats)
+        return x
 
 
 def depth_problem(depth: int) -> str:

@@ -63,6 +63,7 @@ class Programs:
             shortcut=config.shortcut,
             scale_init=SCALE_INITS[config.bn_scale_init],
             dtype=self.dtype,
+            remat=config.remat,
         )
         self._schedule = partial(
             learning_rate_schedule,

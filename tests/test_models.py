@@ -172,3 +172,58 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, logits, state))} == {
         jnp.dtype("float32")
     }
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """Variables, images and a function that compiles the gradient of a ResNet20 of width 2."""
+    model = ResNet(20, width=2, shortcut="B")
+    images = jax.random.normal(jax.random.key(1), (32, 32, 32, 3))
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images[:1])
+
+    def loss(model, params, stats):
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": stats}, images, train=True, mutable=["batch_stats"]
+        )
+        return jnp.square(logits).sum(), updates
+
+    def compiled(model):
+        gradient = jax.jit(jax.value_and_grad(partial(loss, model), has_aux=True))
+        return gradient.lower(variables["params"], variables["batch_stats"]).compile()
+
+    return model, variables, images, compiled
+
+
+def test_remat_changes_no_gradient_and_no_statistics_and_saves_memory(deep):
+    model, variables, _, compiled = deep
+    stored, computed_again = compiled(model), compiled(model.clone(remat=True))
+    arguments = variables["params"], variables["batch_stats"]
+    expected, actual = stored(*arguments), computed_again(*arguments)
+    assert jax.tree.structure(expected) == jax.tree.structure(actual)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), actual, expected)
+    less, more = (
+        program.memory_analysis().temp_size_in_bytes for program in (computed_again, stored)
+    )
+    assert less < 0.75 * more
+
+
+def test_remat_evaluates_and_initializes_the_same_network(deep):
+    model, variables, images, _ = deep
+    model_again = model.clone(remat=True)
+    expected = jax.jit(partial(model.apply, train=False))(variables, images)
+    actual = jax.jit(partial(model_again.apply, train=False))(variables, images)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    shapes = [
+        jax.eval_shape(partial(net.init, train=False), jax.random.key(0), images[:1])
+        for net in (model, model_again)
+    ]
+    assert jax.tree.leaves_with_path(shapes[0]) == jax.tree.leaves_with_path(shapes[1])
+
+
+def test_remat_of_one_block_a_stage_is_the_plain_network():
+    model = ResNet(8, width=2, remat=True)
+    variables = model.init(jax.random.key(0), jnp.ones((1, 8, 8, 3)), train=False)
+    plain = ResNet(8, width=2).apply(variables, jnp.ones((1, 8, 8, 3)), train=False)
+    np.testing.assert_array_equal(
+        model.apply(variables, jnp.ones((1, 8, 8, 3)), train=False), plain
+    )

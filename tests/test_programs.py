@@ -28,6 +28,12 @@ def test_the_network_is_built_from_the_config(tiny):
     assert (kernels["seed"] != kernels["uniform"]).all()
 
 
+def test_remat_is_the_network_s_and_programs_with_it_are_not_shared(tiny):
+    programs = Programs(dataclasses.replace(tiny, remat=True))
+    assert programs.model.remat
+    assert programs.misfits(tiny) == ["remat"]
+
+
 def test_the_optimizer_is_built_from_the_config(tiny):
     config = dataclasses.replace(tiny, momentum=0.5, weight_decay=0.01)
     state = Programs(config).init_state(random_key(0), config)
