@@ -4,7 +4,8 @@
   resnet_cifar evaluate runs/a runs/b runs/c --flip --output=evaluation
   resnet_cifar evaluate model.safetensors --data=CIFAR-10-C
 
-Each PATH is a workdir, one checkpoint or a .safetensors file. The images are the test split of the
+Each PATH is a workdir, one checkpoint, a .safetensors file or, in a clone, the name of a file in
+weights/ such as resnet20-cifar10. The images are the test split of the
 data that the first PATH was trained on, or --data: cifar10, cifar100, synthetic, synthetic100, a
 .npz with images and labels, a folder with a folder of pictures for each class, or the .npy files of
 CIFAR-10.1, CIFAR-10-C and CIFAR-100-C. Several PATHs are also averaged into an ensemble and tested

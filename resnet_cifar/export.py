@@ -4,7 +4,8 @@
   resnet_cifar export runs/resnet20-cifar10-seed0 --output=exported --format=torch
   resnet_cifar export runs/resnet20-cifar10-seed0 --output=exported --push=USER/NAME
 
-PATH is whatever `load` takes: a workdir, one of its checkpoints, a .safetensors file. What was
+PATH is whatever `load` takes: a workdir, one of its checkpoints, a .safetensors file or, in a
+clone, the name of a file in weights/ such as resnet20-cifar10. What was
 written is read again and compared with the network, before the command succeeds. The formats:
 
   safetensors  The copy to keep: every later version reads it. model.safetensors has the arrays, the

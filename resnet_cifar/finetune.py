@@ -37,9 +37,9 @@ def read_start(trainer: Trainer, load: Callable[[str], Pretrained] = load) -> St
     check_network(trainer, trained)
     names = class_names(config.dataset, config.data_dir)
     new_head = not same_classes(trained, trainer.programs.model.num_classes, names)
-    local = "://" not in config.init_from
+    path = absolute(config.init_from)
     record = {
-        "path": str(absolute(config.init_from)) if local else config.init_from,
+        "path": str(path) if path.exists() else config.init_from,  # Or an address, or a name.
         "sha256": digest(by_path(trained.variables), {}),
         "new_head": new_head,
         "classes": trained.model.num_classes,

@@ -24,6 +24,7 @@ __all__ = ["Preprocessing", "Pretrained", "features", "load", "with_new_head"]
 
 WEIGHTS = "model.safetensors"
 EMA = "ema/"  # Begins the paths of the averages in a checkpoint.
+PUBLISHED = Path(__file__).parents[1] / "weights"  # In a clone only: the wheel leaves them out.
 
 
 def load(path: str | Path, *, averaged: bool = True, api: Any = None) -> Pretrained:
@@ -31,8 +32,10 @@ def load(path: str | Path, *, averaged: bool = True, api: Any = None) -> Pretrai
 
     Args:
       path: the workdir of a run (its newest good checkpoint), one checkpoint
-        `WORKDIR/checkpoints/STEP`, a safetensors file, a folder with `model.safetensors`, or
-        `hf://USER/NAME` on the Hugging Face hub, the only one that is downloaded.
+        `WORKDIR/checkpoints/STEP`, a safetensors file, a folder with `model.safetensors`, in a
+        clone of the repository the name of a file in its folder `weights`, such as
+        "resnet20-cifar10", or `hf://USER/NAME` on the Hugging Face hub, the only one that is
+        downloaded.
       averaged: of a run with `ema_decay`, return the averaged weights, which are its result. False:
         those of the last step, as the same run without `ema_decay` would have.
       api: has the methods of `huggingface_hub.HfApi`, its default.
@@ -46,7 +49,7 @@ def load(path: str | Path, *, averaged: bool = True, api: Any = None) -> Pretrai
 
     Example:
       >>> from resnet_cifar import load, load_images
-      >>> pretrained = load("runs/resnet56-cifar10-seed0")  # doctest: +SKIP
+      >>> pretrained = load("resnet56-cifar10")
       >>> images, labels = load_images("cifar10", "test[:100]")  # doctest: +SKIP
       >>> pretrained.logits(images).argmax(axis=1)  # doctest: +SKIP
     """
@@ -54,6 +57,8 @@ def load(path: str | Path, *, averaged: bool = True, api: Any = None) -> Pretrai
         return dataclasses.replace(load(hub.fetch(str(path), api)), source=str(path))
     folder = absolute(path)
     try:
+        if not folder.exists():
+            folder = published(path) or folder
         if (folder / "checkpoints").is_dir():
             pretrained = read_checkpoints(folder, newest_first(folder / "checkpoints"), averaged)
         elif (folder / WEIGHTS).exists():
@@ -65,11 +70,24 @@ def load(path: str | Path, *, averaged: bool = True, api: Any = None) -> Pretrai
         else:
             raise UserError(
                 f"{path} {'holds no network' if folder.exists() else 'does not exist'}: give a "
-                f"workdir, one of its checkpoints, a {WEIGHTS}, or a folder that holds one"
+                f"workdir, one of its checkpoints, a {WEIGHTS}, a folder that holds one, or "
+                f"{published_names()}"
             )
     except OSError as error:
         raise UserError(f"{path} can't be read ({error}): check its name and its mode") from error
     return dataclasses.replace(pretrained, source=str(path))
+
+
+def published(name: str | Path, folder: Path = PUBLISHED) -> Path | None:
+    """Return the file of published weights with this name, None if there is none."""
+    path = folder / f"{name}.safetensors"
+    return path if path.parent == folder and path.is_file() else None
+
+
+def published_names(folder: Path = PUBLISHED) -> str:
+    """Return the choices among the published weights, for an error."""
+    names = sorted(path.stem for path in folder.glob("*.safetensors"))
+    return ", ".join(names) or "in a clone of the repository a name from its folder weights"
 
 
 def newest_first(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ import re
 import runpy
 import tomllib
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 
 import jax
@@ -27,7 +28,7 @@ from resnet_cifar.report.evaluations import (
 )
 from resnet_cifar.report.pages import fill
 from resnet_cifar.report.publish import PAGES, in_card, page_sections
-from resnet_cifar.report.runs import read_runs
+from resnet_cifar.report.runs import CARD_DEPTHS, final_accuracy, read_peers, read_runs, select
 from resnet_cifar.report.statistics import Spread
 from resnet_cifar.report.variants import variant_name
 from resnet_cifar.weights import save_weights
@@ -56,8 +57,7 @@ def test_the_examples_of_the_step_run(quick_compile):
 @pytest.mark.slow
 def test_the_examples_of_the_weights_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "weights").mkdir()
-    save_weights("weights/model.safetensors", make_pretrained(tuple("abcdefghij")))
+    save_weights("resnet20-cifar10", make_pretrained(tuple("abcdefghij")))  # A smaller one.
     images = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), np.uint8)
     labels = np.arange(64) % 3
     np.savez("fruit.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
@@ -143,6 +143,24 @@ def test_every_generated_section_is_on_its_page(page, sections):
 def test_the_model_card_has_only_runs_by_its_recipes(recipe):
     for run in read_runs(ROOT / "results" / f"{recipe}.json"):
         assert variant_name(run) == recipe and in_card(run)
+
+
+def test_what_is_said_of_the_numbers_follows_the_results():
+    card, readme = (ROOT / "docs" / "model_card.md").read_text(), (ROOT / "README.md").read_text()
+    runs = read_runs(ROOT / "results" / "card.json")
+    paper, composer, *_ = read_peers(ROOT / "results")
+    measured = {depth: select(runs, "cifar10", depth) for depth in CARD_DEPTHS[:4]}
+    ours = {depth: 100 * fmean(map(final_accuracy, own)) for depth, own in measured.items()}
+    section = card.partition("### What these numbers say")[2].partition("\n#")[0]
+    assert re.findall(r"^\| ResNet\d+ \| ([\d.]+)", section, re.MULTILINE) == [
+        f"{accuracy:.2f}" for accuracy in ours.values()
+    ]
+    short = [paper["accuracy"][str(depth)] - ours[depth] for depth in (44, 56)]
+    short.append(composer["accuracy"]["56"] - ours[56])
+    said = (
+        "ResNet44 and ResNet56 are {:.1f} and {:.1f} points below it, and ResNet56 is {:.1f} below"
+    )
+    assert said.format(*short) in " ".join(readme.split())
 
 
 def test_the_rehearsal_is_not_in_the_model_card():

@@ -124,6 +124,12 @@ def test_checkpoint_and_summary_say_where_the_run_began(config, finished):
     assert len(metadata["init_from"]["sha256"]) == 64 and not metadata["init_from"]["new_head"]
 
 
+def test_the_name_of_published_weights_is_kept(config):
+    trainer = Trainer(dataclasses.replace(config, init_from="resnet20-cifar10"), load=blank_splits)
+    start = read_start(trainer, lambda name: load(config.init_from))
+    assert start.record["path"] == "resnet20-cifar10"
+
+
 def test_training_begins_at_the_weights(config, finished, programs, tmp_path):
     """The same run from other weights ends elsewhere."""
     _, state = finished

@@ -1,5 +1,6 @@
 """Trained networks load from everything that holds one, and nothing that is read changes."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,13 +16,13 @@ from resnet_cifar import (
     ResNet,
     create_train_state,
     learning_rate_schedule,
-    load,
     make_optimizer,
     train_step,
 )
 from resnet_cifar.checkpoint.format import seal
 from resnet_cifar.errors import UserError
-from resnet_cifar.pretrained import features, with_new_head
+from resnet_cifar.pretrained import PUBLISHED, features, load, published_names, with_new_head
+from resnet_cifar.recipes import make_config
 from resnet_cifar.weights import save_weights
 
 FIXTURES = Path(__file__).parent / "checkpoints"
@@ -130,6 +131,34 @@ def test_what_holds_no_network_is_a_sentence(tmp_path):
     }.items():
         with pytest.raises(UserError, match=message):
             load(name if name[0] == "~" else tmp_path / name)
+
+
+def test_published_weights_load_by_name():
+    assert published_names() == ", ".join(f"resnet{n}-cifar10" for n in (20, 32, 44, 56))
+    for depth in (20, 32, 44, 56):
+        name = f"resnet{depth}-cifar10"
+        by_name, by_path = load(name), load(PUBLISHED / f"{name}.safetensors")
+        assert by_name.source == name and by_name.model == ResNet(depth)
+        jax.tree.map(np.testing.assert_array_equal, by_name.variables, by_path.variables)
+        config = dataclasses.asdict(make_config("card", depth=depth, seed=0))
+        assert by_name.config == json.loads(json.dumps(config))
+
+
+def test_what_is_in_the_working_directory_goes_first(tmp_path, monkeypatch, network):
+    monkeypatch.chdir(tmp_path)
+    save_weights("resnet20-cifar10", network)
+    assert load("resnet20-cifar10").model == network.model
+    Path("resnet32-cifar10").mkdir()
+    with pytest.raises(UserError, match="resnet32-cifar10 holds no network"):
+        load("resnet32-cifar10")
+
+
+def test_an_unknown_name_is_told_the_published_ones(tmp_path):
+    with pytest.raises(UserError, match=r"resnet110-cifar10 does not exist: .*, resnet56-cifar10$"):
+        load("resnet110-cifar10")
+    with pytest.raises(UserError, match="does not exist"):  # A name, not a path.
+        load(f"../{PUBLISHED.name}/resnet20-cifar10")
+    assert published_names(tmp_path).startswith("in a clone of the repository")
 
 
 def test_a_safetensors_file_loads_without_orbax_and_tfds(tmp_path, network, images):

@@ -33,7 +33,7 @@ def test_a_report_fills_the_clone_that_holds_the_workdir(root, capsys):
     first = capsys.readouterr().out
     report(root / "runs")
     second = capsys.readouterr().out
-    assert "| card | cifar10 | ResNet56 | 93.10 ± 0.14 (2) | 60 |" in first
+    assert "| card | cifar10 | ResNet56 | 93.10 ± 0.14 (2) | 61 |" in first
     assert "wrote README.md" in first and "wrote" not in second
     assert "93.10 ± 0.14 (2)" in (root / "README.md").read_text()
     assert "](../results/card.png)" in (root / "docs" / "model_card.md").read_text()

@@ -68,7 +68,7 @@ def test_without_completed_runs_there_are_no_curves():
 
 def test_times_are_means_over_the_seeds_of_a_device():
     fast, slow = make_run(accuracy=0.91), make_run(accuracy=0.93, seed=1)
-    slow["train_seconds"] = 180.0
+    slow |= {"train_seconds": 150.0, "eval_seconds": 29.0}  # The other one takes 60 + 1 s.
     other = make_run(seed=2) | {"device": "Another GPU"}
     (another, some), peers = split_series({"card": [fast, slow, other]})
     assert (another.name, some.name) == ("card, Another GPU", "card, Some GPU")
@@ -83,6 +83,12 @@ def test_peers_without_a_time_are_left_out():
     assert [(series.name, series.points) for series in peers] == [
         ("B, GPU", [TimedAccuracy("56", 35, 93.1, 0.0)])
     ]
+
+
+def test_a_data_set_without_runs_has_no_panel():
+    peer = {"name": "B", "device": "GPU", "accuracy": {"56": 70}, "minutes": {"56": 35}}
+    peers = [peer | {"dataset": name} for name in ("cifar10", "cifar100")]
+    assert accuracy_against_time({"card": [make_run()]}, peers).keys() == {"CIFAR-10"}
 
 
 def split_series(by_recipe, peers=()):

@@ -13,10 +13,11 @@ def test_what_all_variants_share_is_stated_once():
     ])  # fmt: skip
     assert variants_table(groups) == [
         "All runs: num_epochs=6.", "",
-        "| variant | data | network | test accuracy (%), seeds | seconds of training |",
+        "| variant | data | network | test accuracy (%), seeds | seconds of training and "
+        "evaluation |",
         "|---|---|---|---|---|",
-        "| card | cifar10 | ResNet56 | 40.50 ± 0.71 (2) | 60 |",
-        "| strong | cifar10 | ResNet56 | 50.50 ± 0.71 (2) | 60 |", "",
+        "| card | cifar10 | ResNet56 | 40.50 ± 0.71 (2) | 61 |",
+        "| strong | cifar10 | ResNet56 | 50.50 ± 0.71 (2) | 61 |", "",
         "Not ranked, for lack of a validation split on all runs: `train_split=train[:45000]`,",
         "`validation_split=train[45000:]`.", "",
         "| gain | data | network | points, 95 % interval, pairs | more seeds for ± 0.2 |",
@@ -33,7 +34,7 @@ def test_averaged_weights_are_the_result_and_the_others_are_shown():
         ("0", "90.00 ± 0.00 (2)", "90.00 ± 0.00 (2)"),
         ("0.9", "61.00 ± 1.41 (2)", "50.50 ± 0.71 (2)"),
     ):
-        assert f"| ema_decay={decay} | cifar10 | ResNet56 | {result} | {raw} | 60 |" in lines
+        assert f"| ema_decay={decay} | cifar10 | ResNet56 | {result} | {raw} | 61 |" in lines
     assert "With `ema_decay`, all other accuracies are of the averaged weights." in lines
     assert lines[-1].endswith("| -29.00 ± 12.71 (2) | 193 |")
 

@@ -157,6 +157,7 @@ def publish(root: Path) -> list[Path]:
 def page_sections(root: Path, name: str) -> dict[str, list[str]]:
     """Return the sections for one of the `PAGES`, whose links begin at that page."""
     load = cache(lambda file: read_runs(root / "results" / f"{file}.json"))
+    peers = read_peers(root / "results")
     up = "../" * name.count("/")
     experiments = {
         name: [*variants_table(group_by_variant(load(name))), "", *origin]
@@ -164,10 +165,10 @@ def page_sections(root: Path, name: str) -> dict[str, list[str]]:
         if (origin := tables.origin(load, [name], up))
     }
     return {
-        "card": tables.family_table(load, ["card"], up),
+        "card": tables.family_table(load, ["card"], up, peers),
         "family": tables.family_table(load, tables.planned_recipes(load), up),
         "comparison": tables.comparison_table(load),
-        "peers": tables.peers_table(load, read_peers(root / "results"), up),
+        "peers": tables.peers_table(load, peers, up),
         "recipes": tables.recipes_table(),
         "pictures": picture_links(load, up),
         **experiments,
@@ -179,7 +180,7 @@ def picture_links(load: tables.Load, up: str) -> list[str]:
     if not names:
         return wrap("There are no pictures yet: no recipe has been trained.")
     captions = {recipe: f"Test accuracy over epochs, recipe {recipe}" for recipe in names}
-    captions["accuracy_against_time"] = "Test accuracy against training time, with the peers"
+    captions["accuracy_against_time"] = "Test accuracy against time, with the peers"
     return [f"![{caption}]({up}results/{name}.png)\n" for name, caption in captions.items()]
 
 

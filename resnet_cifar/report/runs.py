@@ -96,6 +96,11 @@ def final_accuracy(run: dict[str, Any]) -> float:
     return run.get(f"test_accuracy{EMA}", run["test_accuracy"])
 
 
+def total_seconds(run: Run) -> float:
+    """Return the seconds of training and evaluation of a run, without compilation."""
+    return run["train_seconds"] + run["eval_seconds"]
+
+
 def epochs_of(run: Run, split: str) -> dict[str, list[float]]:
     """Return "epoch" and "accuracy" of each evaluation of a split; empty if there was none.
 

@@ -12,6 +12,7 @@ from resnet_cifar.report.runs import (
     final_accuracy,
     networks,
     select,
+    total_seconds,
 )
 from resnet_cifar.report.variants import Run, label_variants
 
@@ -44,7 +45,7 @@ class Curve(NamedTuple):
 
 
 class TimedAccuracy(NamedTuple):
-    """Accuracy (%) of one network after some minutes of training."""
+    """Accuracy (%) of one network after some minutes of training and evaluation."""
 
     network: str
     minutes: float
@@ -123,7 +124,7 @@ def mean_curve(label: str, runs: list[Run], split: str) -> Curve:
 def accuracy_against_time(
     by_recipe: dict[str, list[Run]], peers: list[dict[str, Any]]
 ) -> dict[str, list[Series]]:
-    """Return a series for each recipe, device and peer, by data set."""
+    """Return a series for each recipe, device and peer, by each data set that has runs."""
     panels = {}
     for dataset, title in DATASET_TITLES.items():
         ours = [
@@ -136,8 +137,9 @@ def accuracy_against_time(
             for peer in peers
             if peer["dataset"] == dataset and "minutes" in peer
         ]
-        panels[title] = [series for series in (*ours, *theirs) if series.points]
-    return {title: panel for title, panel in panels.items() if panel}
+        if any(series.points for series in ours):
+            panels[title] = [series for series in (*ours, *theirs) if series.points]
+    return panels
 
 
 def timed_points(runs: list[Run], dataset: str, device: str) -> list[TimedAccuracy]:
@@ -145,7 +147,7 @@ def timed_points(runs: list[Run], dataset: str, device: str) -> list[TimedAccura
     for depth in CARD_DEPTHS:
         own = [run for run in select(runs, dataset, depth) if run["device"] == device]
         if own:
-            minutes = statistics.mean(run["train_seconds"] for run in own) / 60
+            minutes = statistics.mean(map(total_seconds, own)) / 60
             mean, deviation, _ = spread([100 * final_accuracy(run) for run in own])
             points.append(TimedAccuracy(str(depth), minutes, mean, zero_if_nan(deviation)))
     return points

@@ -18,6 +18,7 @@ from resnet_cifar.report.runs import (
     final_accuracy,
     networks,
     select,
+    total_seconds,
 )
 from resnet_cifar.report.statistics import PairedDifference, paired_difference, spread
 from resnet_cifar.report.variants import Run, format_value
@@ -25,8 +26,9 @@ from resnet_cifar.variables import num_parameters
 
 Load = Callable[[str], list[Run]]  # Returns the runs of results/NAME.json.
 
-NETWORKS = [f"ResNet{depth}" for depth in CARD_DEPTHS]
 PLANNED = ("card", "strong", "fast")  # The recipes that the sweep trains by default.
+# Those beside our own on the first page: shortcut A, or the same recipe.
+REFERENCES = ("He et al. 2015", "Composer's model card", "akamaster/pytorch_resnet_cifar10")
 # Shown for every recipe; other fields only if one of the recipes changes them.
 ALWAYS_SHOWN = ("shortcut", "warmup", "decay_factor", "momentum")
 NO_RUN = "-"
@@ -37,41 +39,61 @@ def planned_recipes(load: Load) -> list[str]:
     return [recipe for recipe in RECIPES if recipe in PLANNED or load(recipe)]
 
 
-def family_table(load: Load, recipes: Iterable[str], up: str) -> list[str]:
-    """Return parameters, accuracy and training time of every network.
+def measured_depths(runs: list[Run]) -> list[int]:
+    """Return the depths that some of the runs have; all of the card if there are no runs."""
+    found = {run["depth"] for run in runs}
+    return [depth for depth in CARD_DEPTHS if depth in found or not found]
+
+
+def family_table(
+    load: Load, recipes: Iterable[str], up: str, peers: Iterable[dict[str, Any]] = ()
+) -> list[str]:
+    """Return parameters, accuracy and time of every network that has runs.
 
     Args:
       load: returns the runs of a file of results.
       recipes: those whose runs are shown.
       up: the path from the page to the top of the repository, such as `../`.
+      peers: entries of peers.json, of which the `REFERENCES` are shown below our accuracies.
     """
-    sizes = [f"{num_parameters(ResNet(depth)):,}" for depth in CARD_DEPTHS]
+    depths = measured_depths([run for recipe in recipes for run in load(recipe)])
+    sizes = [f"{num_parameters(ResNet(depth)):,}" for depth in depths]
     rows = [["parameters, 10 classes", *sizes]]
     for dataset, title in DATASET_TITLES.items():
         for recipe in recipes:
             runs = [run for run in load(recipe) if run["dataset"] == dataset]
             name = f"{title} accuracy (%), `{recipe}`"
             if runs:
-                rows.append([name, *accuracy_cells(runs, dataset)])
+                rows.append([name, *accuracy_cells(runs, dataset, depths)])
             if has_averages(runs):
-                cells = accuracy_cells(runs, dataset, without_averaging)
+                cells = accuracy_cells(runs, dataset, depths, without_averaging)
                 rows.append([f"{name} without averaging", *cells])
+        for peer in peers:
+            if peer["name"] in REFERENCES and peer["dataset"] == dataset:
+                rows.append([f"{title} accuracy (%), {peer_link(peer)}", *peer_cells(peer, depths)])
     for recipe in recipes:
-        rows += time_rows(recipe, load(recipe))
-    lines = [*markdown_table(["", *NETWORKS], rows), ""]
+        rows += time_rows(recipe, load(recipe), depths)
+    lines = [*markdown_table(["", *network_names(depths)], rows), ""]
     if any(load(recipe) for recipe in recipes):
         lines += wrap(
             "Accuracy: last epoch, 10,000 test images, mean ± sample standard deviation (seeds). "
-            "Times: the training steps of one run on CIFAR-10, without evaluation and compilation."
+            "Seconds: one run on CIFAR-10, without compilation."
         )
         lines += ["", *origin(load, recipes, up), ""]
     return [*lines, *missing_accuracies(load, recipes)]
 
 
+def network_names(depths: Iterable[int]) -> list[str]:
+    return [f"ResNet{depth}" for depth in depths]
+
+
 def accuracy_cells(
-    runs: list[Run], dataset: str, accuracy: Callable[[Run], float] = final_accuracy
+    runs: list[Run],
+    dataset: str,
+    depths: Iterable[int],
+    accuracy: Callable[[Run], float] = final_accuracy,
 ) -> list[str]:
-    return [accuracy_cell(runs, dataset, depth, accuracy) for depth in CARD_DEPTHS]
+    return [accuracy_cell(runs, dataset, depth, accuracy) for depth in depths]
 
 
 def accuracy_cell(
@@ -96,34 +118,32 @@ def without_averaging(run: Run) -> float:
     return run["test_accuracy"]
 
 
-def time_rows(recipe: str, runs: list[Run]) -> list[list[str]]:
+def time_rows(recipe: str, runs: list[Run], depths: Iterable[int]) -> list[list[str]]:
     rows = []
     timed = [run for run in completed(runs) if run["dataset"] == "cifar10"]
     for device in sorted({run["device"] for run in timed}):
         own = [run for run in timed if run["device"] == device]
-        cells = [time_cell(select(own, "cifar10", depth)) for depth in CARD_DEPTHS]
-        rows.append([f"training on {device}, `{recipe}`", *cells])
+        cells = [time_cell(select(own, "cifar10", depth)) for depth in depths]
+        rows.append([f"seconds of training and evaluation, `{recipe}` on {device}", *cells])
     return rows
 
 
 def time_cell(runs: list[Run]) -> str:
-    """Return seconds of training, images per second and seconds per epoch, means over the runs."""
-    if not runs:
-        return NO_RUN
-    seconds = statistics.mean(run["train_seconds"] for run in runs)
-    rate = statistics.mean(run["images_per_second"] for run in runs)
-    per_epoch = seconds / runs[0]["config"]["num_epochs"]
-    return f"{seconds:,.1f} s; {rate:,.0f} images/s; {per_epoch:.2f} s per epoch"
+    """Return the seconds of training and evaluation, mean over the runs."""
+    return f"{statistics.mean(map(total_seconds, runs)):,.0f}" if runs else NO_RUN
 
 
 def missing_accuracies(load: Load, recipes: Iterable[str]) -> list[str]:
-    """Say which recipes have no run at all on which data sets."""
-    return missing(
-        (f"`{recipe}`", title)
-        for recipe in recipes
-        for dataset, title in DATASET_TITLES.items()
-        if not any(run["dataset"] == dataset for run in load(recipe))
-    )
+    """Say which networks have no run by which recipe on which data sets."""
+    pairs = []
+    for recipe in recipes:
+        for dataset, title in DATASET_TITLES.items():
+            known = {run["depth"] for run in load(recipe) if run["dataset"] == dataset}
+            absent = network_names(depth for depth in CARD_DEPTHS if depth not in known)
+            if absent:
+                which = f"{enumerate_words(absent)} by " if known else ""
+                pairs.append((f"{which}`{recipe}`", title))
+    return missing(pairs)
 
 
 def missing(pairs: Iterable[tuple[str, str]]) -> list[str]:
@@ -141,18 +161,20 @@ def missing(pairs: Iterable[tuple[str, str]]) -> list[str]:
 def comparison_table(load: Load) -> list[str]:
     """Return what each other recipe gains over `card`, seed by seed."""
     rows, absent = [], []
+    others = planned_recipes(load)[1:]
+    depths = measured_depths([run for recipe in others for run in load(recipe)])
     for dataset, title in DATASET_TITLES.items():
-        for recipe in planned_recipes(load)[1:]:
+        for recipe in others:
             pairs = [
                 [select(load(name), dataset, depth) for name in (recipe, "card")]
-                for depth in CARD_DEPTHS
+                for depth in depths
             ]
             cells = [gain_cell(runs, baseline) for runs, baseline in pairs]
             if set(cells) == {NO_RUN}:
                 absent.append((f"`{recipe}` over `card`", title))
             else:
                 rows.append([f"{title}, `{recipe}` over `card`", *cells])
-    table = [*markdown_table(["points", *NETWORKS], rows), ""] if rows else []
+    table = [*markdown_table(["points", *network_names(depths)], rows), ""] if rows else []
     return [*table, *missing(absent)]
 
 
@@ -183,7 +205,8 @@ def peers_table(load: Load, peers: list[dict[str, Any]], up: str) -> list[str]:
             if any(run["dataset"] == dataset for run in load(recipe))
         ]
         rows += [peer_row(peer) for peer in peers if peer["dataset"] == dataset]
-        lines += [*markdown_table([title, *NETWORKS, "recipe", "which epoch"], rows), ""]
+        heading = [title, *network_names(CARD_DEPTHS), "recipe", "which epoch"]
+        lines += [*markdown_table(heading, rows), ""]
     source = f"The figures of others and their times are in [peers.json]({up}results/peers.json)."
     return [*lines, *wrap(source)]
 
@@ -191,15 +214,22 @@ def peers_table(load: Load, peers: list[dict[str, Any]], up: str) -> list[str]:
 def own_row(recipe: str, runs: list[Run], dataset: str) -> list[str]:
     config = make_config(recipe)
     about = f"{format_value(config.num_epochs)} epochs, batch {config.batch_size}"
-    cells = accuracy_cells(runs, dataset)
+    cells = accuracy_cells(runs, dataset, CARD_DEPTHS)
     which = "last epoch, mean of all seeds" + ", averaged weights" * has_averages(runs)
     return [f"**this project, `{recipe}`**", *cells, about, which]
 
 
 def peer_row(peer: dict[str, Any]) -> list[str]:
+    return [peer_link(peer), *peer_cells(peer, CARD_DEPTHS), peer["recipe"], peer["selection"]]
+
+
+def peer_link(peer: dict[str, Any]) -> str:
+    return f"[{peer['name']}]({peer['url']})"
+
+
+def peer_cells(peer: dict[str, Any], depths: Iterable[int]) -> list[str]:
     known = {int(depth): f"{value:.2f}" for depth, value in peer["accuracy"].items()}
-    cells = [known.get(depth, "") for depth in CARD_DEPTHS]
-    return [f"[{peer['name']}]({peer['url']})", *cells, peer["recipe"], peer["selection"]]
+    return [known.get(depth, "") for depth in depths]
 
 
 def recipes_table() -> list[str]:

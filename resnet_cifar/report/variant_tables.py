@@ -9,7 +9,7 @@ from resnet_cifar.report.ranking import (
     mean_validation,
     validation_accuracy,
 )
-from resnet_cifar.report.runs import completed, networks, select
+from resnet_cifar.report.runs import completed, networks, select, total_seconds
 from resnet_cifar.report.tables import (
     NO_RUN,
     accuracy_cell,
@@ -31,7 +31,7 @@ def variants_table(groups: dict[str, list[Run]]) -> list[str]:
     for name, runs in groups.items():
         for dataset, depth in networks(runs):
             own = select(runs, dataset, depth)
-            seconds = f"{statistics.mean(run['train_seconds'] for run in own):,.0f}" if own else ""
+            seconds = f"{statistics.mean(map(total_seconds, own)):,.0f}" if own else ""
             score = mean_validation(own)
             chosen_by = [f"{100 * score:.2f}" if score is not None else NO_RUN] * validated
             network = [dataset, f"ResNet{depth}"]
@@ -41,7 +41,7 @@ def variants_table(groups: dict[str, list[Run]]) -> list[str]:
     lines = [*wrap(f"All runs: {shared}."), ""] if shared else []
     heading = ["variant", "data", "network", *["validation accuracy (%)"] * validated]
     heading += ["test accuracy (%), seeds", *["without averaging"] * averaging]
-    lines += markdown_table([*heading, "seconds of training"], rows)
+    lines += markdown_table([*heading, "seconds of training and evaluation"], rows)
     if averaging:
         lines += ["", *wrap("With `ema_decay`, all other accuracies are of the averaged weights.")]
     return [*lines, *best_variants(groups, short), *gains_table(groups, short)]
