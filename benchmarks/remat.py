@@ -1,7 +1,8 @@
 """What rematerialization saves and costs, a network as depth x width x batch.
 
     python -m benchmarks.remat --networks=20x16x128,56x16x128 --output=results/remat_cpu.json
-    JAX_PLATFORMS=cpu python -m benchmarks.remat --gpu=h100 --networks=56x16x1024,56x64x256,1202x16x128 --output=results/remat_h100.json
+    JAX_PLATFORMS=cpu python -m benchmarks.remat --gpu=h100 --networks=56x16x1024,1202x16x128 \
+        --output=results/remat_h100.json
 
 The first times steps on the device, in turns. The second only compiles, for a GPU that is not there
 (see gpu_program.py). ResNet1202 without `remat` is not compiled: it would take an hour.
@@ -11,6 +12,7 @@ import datetime
 import json
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -57,10 +59,7 @@ def measure(depth: int, width: int, batch_size: int) -> list[dict]:
         states.append(new_state(model))
         arguments = (states[-1], batch)
         if GPU.value:
-            here = placement(GPU.value)
-            arguments = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), arguments
-            )
+            arguments = jax.tree.map(partial(placed, placement(GPU.value)), arguments)
         start = time.perf_counter()
         programs.append(jax.jit(train_step, donate_argnums=0).lower(*arguments).compile())
         memory = programs[-1].memory_analysis()
@@ -80,6 +79,10 @@ def measure(depth: int, width: int, batch_size: int) -> list[dict]:
             row["seconds"] = seconds
             row["images_per_second"] = 3 * batch_size / statistics.median(seconds)
     return rows
+
+
+def placed(device: jax.sharding.Sharding, leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
 
 def new_state(model: ResNet) -> TrainState:

@@ -102,15 +102,13 @@ class ResNet(nn.Module):
                 scale_init=self.scale_init,
                 dtype=self.dtype,
             )
-            first, *others = [
-                f"stage{stage + 1}_block{i + 1}" for i in range((self.depth - 2) // 6)
-            ]
-            x = block(stride=2 if stage > 0 else 1, name=first)(x, train=train)
-            if self.remat and others and not self.is_initializing():
-                x = self._loop(block(parent=None), others, x, train=train)
-            else:
-                for name in others:
-                    x = block(name=name)(x, train=train)
+            names = [f"stage{stage + 1}_block{i + 1}" for i in range((self.depth - 2) // 6)]
+            x = block(stride=2 if stage > 0 else 1, name=names[0])(x, train=train)
+            if self.remat and names[1:] and not self.is_initializing():
+                x = self._loop(block(parent=None), names[1:], x, train=train)
+                continue
+            for name in names[1:]:
+                x = block(name=name)(x, train=train)
         x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         return nn.Dense(self.num_classes, kernel_init=he_normal, name="head")(x)
 

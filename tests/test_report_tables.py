@@ -68,6 +68,14 @@ def test_the_paper_and_the_card_stand_beside_our_accuracies():
     ]
 
 
+def test_the_weights_have_a_row_where_there_are_any():
+    weights = {"resnet56-cifar10": 0.9249, "resnet20-cifar100": 0.7}
+    lines = family_table(loader(card=[make_run()]), ["card"], "../", weights=weights)
+    assert [line for line in lines if "weights" in line] == [
+        "| CIFAR-10 accuracy (%), [weights](../weights/README.md) of seed 0 by `evaluate` | 92.49 |"
+    ]
+
+
 def test_times_have_a_row_for_each_device():
     runs = [make_run("fast"), make_run("fast", seed=1) | {"device": "Another GPU"}]
     lines = family_table(loader(fast=runs), ["fast"], "")

@@ -24,6 +24,7 @@ from resnet_cifar.report.runs import (
     completed,
     read_peers,
     read_runs,
+    read_weights_scores,
     write_runs,
 )
 from resnet_cifar.report.statistics import accuracy_against_time, learning_curves
@@ -158,6 +159,7 @@ def page_sections(root: Path, name: str) -> dict[str, list[str]]:
     """Return the sections for one of the `PAGES`, whose links begin at that page."""
     load = cache(lambda file: read_runs(root / "results" / f"{file}.json"))
     peers = read_peers(root / "results")
+    weights = read_weights_scores(root / "results")
     up = "../" * name.count("/")
     experiments = {
         name: [*variants_table(group_by_variant(load(name))), "", *origin]
@@ -165,8 +167,8 @@ def page_sections(root: Path, name: str) -> dict[str, list[str]]:
         if (origin := tables.origin(load, [name], up))
     }
     return {
-        "card": tables.family_table(load, ["card"], up, peers),
-        "family": tables.family_table(load, tables.planned_recipes(load), up),
+        "card": tables.family_table(load, ["card"], up, peers, weights),
+        "family": tables.family_table(load, tables.planned_recipes(load), up, weights=weights),
         "comparison": tables.comparison_table(load),
         "peers": tables.peers_table(load, peers, up),
         "recipes": tables.recipes_table(),

@@ -152,6 +152,14 @@ def read_peers(folder: Path) -> list[dict[str, Any]]:
         return json.loads(path.read_text())["peers"] if path.exists() else []
 
 
+def read_weights_scores(folder: Path) -> dict[str, float]:
+    """Return the accuracy of each file of weights/ by name, from `evaluation_weights.json`."""
+    path = folder / "evaluation_weights.json"
+    with damage_named(path):
+        results = json.loads(path.read_text())["results"] if path.exists() else []
+        return {result["name"]: result["accuracy"] for result in results}
+
+
 @contextlib.contextmanager
 def damage_named(path: Path) -> Iterator[None]:
     try:

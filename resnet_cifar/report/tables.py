@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from resnet_cifar.config import Config
@@ -46,7 +46,11 @@ def measured_depths(runs: list[Run]) -> list[int]:
 
 
 def family_table(
-    load: Load, recipes: Iterable[str], up: str, peers: Iterable[dict[str, Any]] = ()
+    load: Load,
+    recipes: Iterable[str],
+    up: str,
+    peers: Iterable[dict[str, Any]] = (),
+    weights: Mapping[str, float] | None = None,
 ) -> list[str]:
     """Return parameters, accuracy and time of every network that has runs.
 
@@ -55,6 +59,7 @@ def family_table(
       recipes: those whose runs are shown.
       up: the path from the page to the top of the repository, such as `../`.
       peers: entries of peers.json, of which the `REFERENCES` are shown below our accuracies.
+      weights: the accuracy of files in weights/, by `resnet20-cifar10` and the like.
     """
     depths = measured_depths([run for recipe in recipes for run in load(recipe)])
     sizes = [f"{num_parameters(ResNet(depth)):,}" for depth in depths]
@@ -68,6 +73,10 @@ def family_table(
             if has_averages(runs):
                 cells = accuracy_cells(runs, dataset, depths, without_averaging)
                 rows.append([f"{name} without averaging", *cells])
+        cells = weights_cells(weights or {}, dataset, depths)
+        if any(cells):
+            link = f"[weights]({up}weights/README.md)"
+            rows.append([f"{title} accuracy (%), {link} of seed 0 by `evaluate`", *cells])
         for peer in peers:
             if peer["name"] in REFERENCES and peer["dataset"] == dataset:
                 rows.append([f"{title} accuracy (%), {peer_link(peer)}", *peer_cells(peer, depths)])
@@ -85,6 +94,11 @@ def family_table(
 
 def network_names(depths: Iterable[int]) -> list[str]:
     return [f"ResNet{depth}" for depth in depths]
+
+
+def weights_cells(weights: Mapping[str, float], dataset: str, depths: Iterable[int]) -> list[str]:
+    names = [f"resnet{depth}-{dataset}" for depth in depths]
+    return [f"{100 * weights[name]:.2f}" if name in weights else "" for name in names]
 
 
 def accuracy_cells(
