@@ -1,11 +1,11 @@
 """What rematerialization saves and costs, a network as depth x width x batch.
 
     python -m benchmarks.remat --networks=20x16x128,56x16x128 --output=results/remat_cpu.json
-    JAX_PLATFORMS=cpu python -m benchmarks.remat --gpu=h100 --networks=56x16x1024,1202x16x128 \
+    JAX_PLATFORMS=cpu python -m benchmarks.remat --gpu=h100 --networks=56x16x1024 \
         --output=results/remat_h100.json
 
 The first times steps on the device, in turns. The second only compiles, for a GPU that is not there
-(see gpu_program.py). ResNet1202 without `remat` is not compiled: it would take an hour.
+(see gpu_program.py).
 """
 
 import datetime
@@ -28,8 +28,6 @@ from resnet_cifar.steps import TrainState, create_train_state, train_step
 NETWORKS = flags.DEFINE_list("networks", ["20x16x128"], "Depth x width x batch.")
 GPU = flags.DEFINE_enum("gpu", "", ["", *GPUS], "Compile for this GPU, and time nothing.")
 REPEATS = flags.DEFINE_integer("repeats", 5, "Turns of three steps.")
-
-DEEPEST_WITHOUT = 200
 
 
 def main(argv: list[str]) -> None:
@@ -54,7 +52,7 @@ def measure(depth: int, width: int, batch_size: int) -> list[dict]:
         "image": jnp.ones((batch_size, 32, 32, 3), dtype),
         "label": jnp.arange(batch_size) % 10,
     }
-    for remat in (False, True) if depth <= DEEPEST_WITHOUT else (True,):
+    for remat in (False, True):
         model = ResNet(depth, width=width, dtype=dtype, remat=remat)
         states.append(new_state(model))
         arguments = (states[-1], batch)

@@ -117,7 +117,7 @@ class ResNet(nn.Module):
     ) -> Float[Array, "b h w c"]:
         """Apply equal blocks in a loop that stores only their inputs.
 
-        `nn.remat` saves nothing without a loop: XLA computes again as early as it can.
+        Without a loop, `nn.remat` saved nothing (`benchmarks/NOTES.md`).
         """
         own = [{kind: all_[name] for kind, all_ in self.variables.items()} for name in names]
 

@@ -131,7 +131,7 @@ def test_the_tables_of_the_report_follow_the_results(name):
         ("docs/experiments.md", ["smoothing"]),
         ("docs/speed.md", ["gpu", "gpu_kernels", "gpu_program", "cpu", "variants", "startup"]),
         ("docs/reliability.md", ["faults"]),
-        ("docs/scale.md", ["scaling_model", "scaling_cpu", "process_faults"]),
+        ("docs/scale.md", ["scaling_model", "scaling_cpu", "remat", "process_faults"]),
     ],
 )
 def test_every_generated_section_is_on_its_page(page, sections):
