@@ -6,6 +6,7 @@ XLA launches a step's kernels one after the other, so their times add up to the 
 gaps. The bytes of a kernel are its operands and results, as if no cache held any.
 """
 
+import argparse
 import datetime
 import glob
 import json
@@ -18,18 +19,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from absl import app, flags
 
 from benchmarks.gpu_program_hlo import Computation, Instruction, moved, parse, step_of
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.provenance import environment
 from resnet_cifar.recipes import make_config
 from resnet_cifar.trainer import Trainer
-
-DEPTH = flags.DEFINE_integer("depth", 20, "Depth of the network.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 1024, "Images a step.")
-STEPS = flags.DEFINE_integer("steps", 8, "Steps to trace.")
-OUTPUT = flags.DEFINE_string("output", "", "JSON file to write; none by default.")
 
 PRODUCTS = {
     "__cudnn$convForward": "forward",
@@ -39,11 +34,16 @@ PRODUCTS = {
 Event = tuple[str, float]  # Name of a kernel's HLO instruction, nanoseconds.
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Trace, print and write."""
-    del argv
-    depth, steps = DEPTH.value, STEPS.value
-    config = make_config("card", depth=depth, batch_size=BATCH_SIZE.value)
+    parser = argparse.ArgumentParser(description="Trace training steps on a GPU.")
+    parser.add_argument("--depth", type=int, default=20, help="Depth of the network.")
+    parser.add_argument("--batch_size", type=int, default=1024, help="Images a step.")
+    parser.add_argument("--steps", type=int, default=8, help="Steps to trace.")
+    parser.add_argument("--output", type=Path, help="JSON file to write; none by default.")
+    options = parser.parse_args()
+    depth, steps = options.depth, options.steps
+    config = make_config("card", depth=depth, batch_size=options.batch_size)
     trainer = Trainer(config, load=blank_splits)
     state = trainer.programs.devices.replicate(trainer.init_state())
     rows = np.arange(steps * config.batch_size, dtype=np.int32).reshape(steps, -1)
@@ -71,8 +71,8 @@ def main(argv: list[str]) -> None:
     }
     text = json.dumps(result, indent=2)
     print(text)
-    if OUTPUT.value:
-        Path(OUTPUT.value).write_text(text + "\n")
+    if options.output:
+        options.output.write_text(text + "\n")
 
 
 def gpu_events(path: str) -> list[Event]:
@@ -155,4 +155,4 @@ def layer_name(path: str) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

@@ -35,6 +35,7 @@ def new_state():
     return create_train_state(jax.random.key(0), ResNet(8), make_optimizer(0.01))
 
 
+@pytest.mark.slow
 def test_one_dispatch_of_three_steps_is_three_steps(data):
     indices = jnp.arange(24).reshape(3, 8)
     together, metrics = jax.jit(partial(train_steps, preprocess=PREPROCESS))(

@@ -65,6 +65,7 @@ def test_the_round_trip_through_pytorch_is_exact(tmp_path, shortcut, layout, key
     assert json.loads((tmp_path / "model.pt.json").read_text())["names"] == layout
 
 
+@pytest.mark.slow
 def test_a_program_for_any_batch_comes_out_of_the_command(trained, weights, tmp_path):
     command = [sys.executable, "-m", "resnet_cifar", "export", str(weights), "--format=stablehlo"]
     done = subprocess.run(

@@ -194,6 +194,7 @@ def deep():
     return model, variables, images, compiled
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient_and_no_statistics_and_saves_memory(deep):
     model, variables, _, compiled = deep
     stored, computed_again = compiled(model), compiled(model.clone(remat=True))

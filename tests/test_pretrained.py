@@ -20,6 +20,7 @@ from resnet_cifar import (
     train_step,
 )
 from resnet_cifar.checkpoint.format import seal
+from resnet_cifar.config import with_defaults
 from resnet_cifar.errors import UserError
 from resnet_cifar.pretrained import PUBLISHED, features, load, published_names, with_new_head
 from resnet_cifar.recipes import make_config
@@ -141,7 +142,7 @@ def test_published_weights_load_by_name():
         assert by_name.source == name and by_name.model == ResNet(depth)
         jax.tree.map(np.testing.assert_array_equal, by_name.variables, by_path.variables)
         config = dataclasses.asdict(make_config("card", depth=depth, seed=0))
-        assert by_name.config == json.loads(json.dumps(config))
+        assert with_defaults(by_name.config) == json.loads(json.dumps(config))
 
 
 def test_what_is_in_the_working_directory_goes_first(tmp_path, monkeypatch, network):

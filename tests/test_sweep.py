@@ -54,6 +54,7 @@ def compiled(tiny):
     return lambda config: programs
 
 
+@pytest.mark.slow
 def test_seeds_share_programs_and_each_run_is_as_if_alone(tiny, compiled, tmp_path, capsys):
     made = []
     jobs = make_seeds(tiny, tmp_path)

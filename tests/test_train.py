@@ -298,6 +298,7 @@ def test_the_best_by_validation_is_kept_and_none_by_test(validated, four_epochs,
     assert kept == [[8, 12, 16], [12, 16]]
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_scored_saved_and_resumed(validated, tmp_path):
     config = dataclasses.replace(validated.config, num_epochs=2, decay_epochs=(), ema_decay=0.8)
     programs = Programs(config)

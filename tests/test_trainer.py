@@ -78,6 +78,7 @@ def test_eval_batches_name_every_image_once(tiny):
     assert sorted(rows.flat) == [-1] * (rows.size - 100) + list(range(100))
 
 
+@pytest.mark.slow
 def test_steps_per_dispatch_do_not_change_the_result(tiny, four_devices):
     results = []
     for steps_per_dispatch in (1, 2):
