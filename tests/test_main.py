@@ -19,6 +19,7 @@ QUICK = [
     "--config.train_split=train[:200]",
     "--config.num_epochs=2",
     "--config.decay_epochs=1.5",
+    "--config.width=4",
 ]
 
 
@@ -46,7 +47,7 @@ def main_here(*arguments):
 def test_from_command_to_result_and_again(tmp_path, capsys):
     first = main(*QUICK, f"--workdir={tmp_path}")
     assert first.returncode == 0, first.stderr
-    assert re.search(r"model +ResNet8, shortcut A, 75,290 parameters, float32", first.stdout)
+    assert re.search(r"model +ResNet8, shortcut A, 5,006 parameters, float32", first.stdout)
     assert re.search(r"epoch 2 +step 4 +test +loss [\d.]+ +accuracy [\d.]+% +top-5", first.stdout)
     assert "Traceback" not in first.stderr and "\r" not in first.stdout + first.stderr
     assert json.loads((tmp_path / "summary.json").read_text())["config"]["num_epochs"] == 2
@@ -57,7 +58,12 @@ def test_from_command_to_result_and_again(tmp_path, capsys):
 
 
 def test_a_dry_run_needs_no_data_and_writes_nothing(tmp_path, capsys):
-    fields = ["--config.depth=8", "--config.batch_size=32", "--config.train_split=train[:50%]"]
+    fields = [
+        "--config.depth=8",
+        "--config.width=4",
+        "--config.batch_size=32",
+        "--config.train_split=train[:50%]",
+    ]
     folders = [f"--config.data_dir={tmp_path}", f"--workdir={tmp_path / 'run'}"]
     main_here("--config=configs/resnet20.py", *fields, *folders, "--dry_run")
     out = capsys.readouterr().out
