@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from resnet_cifar.layers import plain_convolve
+from resnet_cifar.convolution import plain_convolve
 
 
 def padded_to_eight(x, kernel, stride):

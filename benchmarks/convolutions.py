@@ -20,7 +20,7 @@ from absl import app, flags
 
 from benchmarks.candidates import packed, padded_to_eight
 from benchmarks.limits import DEVICES, Convolution, convolutions
-from resnet_cifar.layers import convolve, plain_convolve
+from resnet_cifar.convolution import convolve, plain_convolve
 from resnet_cifar.provenance import environment
 
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Images.")

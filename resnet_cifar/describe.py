@@ -37,7 +37,7 @@ def header(trainer: Trainer) -> list[str]:
     model = f"shortcut {config.shortcut}, {num_parameters(trainer.programs.model):,} parameters"
     steps = f"{plan.num_steps:,} of {config.batch_size:,} images, {plan.steps_per_epoch:,} an epoch"
     lines = {
-        "device": [device_name(config.num_devices)],
+        "device": [device_line(trainer)],
         "warning": [text for text in (gpu_warning(), shared_images(config.dataset)) if text],
         "data": [f"{dataset_title(config.dataset)}, {source}: {sizes}"],
         "model": [f"ResNet{config.depth}, {model}, {trainer.programs.dtype}"],
@@ -50,6 +50,12 @@ def header(trainer: Trainer) -> list[str]:
         for name, own in lines.items()
         for i, line in enumerate(own)
     ]
+
+
+def device_line(trainer: Trainer) -> str:
+    """Return the device, and on a CPU whose kernels compute the convolutions."""
+    name, programs = device_name(trainer.config.num_devices), trainer.programs
+    return f"{name}, {programs.kernels}" if programs.devices.on_cpu else name
 
 
 def gpu_warning() -> str:
@@ -157,6 +163,7 @@ def summary(trainer: Trainer, rows: list[Row], metadata: Metadata) -> dict[str, 
         "steps": plan.num_steps,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "dtype": str(trainer.programs.dtype),
+        "kernels": trainer.programs.kernels.name,
         **environment(trainer.config.num_devices),
         **{n: value for n, value in metadata.items() if n in ("images", "init_from")},
         "config": dataclasses.asdict(trainer.config),

@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from resnet_cifar import native
 from resnet_cifar.errors import UserError
+from resnet_cifar.native import Native
+from resnet_cifar.norm_conv import LANES
 from resnet_cifar.processes import wait_for_all
 
 
@@ -171,6 +174,18 @@ def unused_gpu() -> str:
 def told_to_use() -> str:
     """Return the platforms that JAX was told to use; empty if it was not told."""
     return jax.config.values["jax_platforms"] or ""
+
+
+def kernels(width: int) -> Native:
+    """Return whose kernels compute the convolutions of a network, and why.
+
+    Native ones are for CPUs. They are built here if need be.
+    """
+    if all_devices()[0].platform != "cpu":
+        return Native(False, "on accelerators")
+    if width % LANES:
+        return Native(False, f"width={width} is no multiple of {LANES}")
+    return native.load()
 
 
 def device_name(number: int = 0) -> str:

@@ -3,10 +3,12 @@
 The gradients equal those of the plain forms up to rounding. They can be differentiated again in
 reverse, or forward over reverse (Hessian-vector products), but not in forward mode alone.
 `benchmarks/NOTES.md` lists what each is worth.
+
+With `native=True` a convolution is the fused unit of `norm_conv.py`. It returns a `Convolved`, from
+which BatchNormRelu makes a `Normalized`, which the next convolution computes as it reads it.
 """
 
 import math
-from functools import partial
 
 import flax.linen as nn
 import jax
@@ -15,15 +17,13 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from resnet_cifar.convolution import Activations, convolve, wide_dtype
+from resnet_cifar.norm_conv import Convolved, Normalized, activation, norm_conv
+
 EPSILON = 1e-5
 MOMENTUM = 0.9  # Decay of the running statistics; flax's default is 0.99.
-# What a chunk of `kernel_gradient` makes out of so many pixels stays in a CPU's caches.
-PIXELS_AT_ONCE = 4096
 
-Activations = Float[Array, "b h w c"]
-Kernel = Float[Array, "k k c c2"]
 Channels = Float[Array, " c"]
-
 
 # He et al. 2015 (arXiv:1502.01852). flax's `he_normal` truncates.
 normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -42,103 +42,34 @@ class Conv(nn.Module):
     """A convolution without bias, padded by (kernel_size - 1) / 2 on every side.
 
     flax's "SAME" would pad (0, 1) at stride 2, where the reference nets pad (1, 1).
+
+    Attributes:
+      native: use the native unit where the kernel is 3x3.
+      keep_input: let the native unit store what it convolves, for `input_of`.
     """
 
     filters: int
     kernel_size: int = 3
     stride: int = 1
     dtype: DTypeLike = jnp.float32
+    native: bool = False
+    keep_input: bool = False
 
     @nn.compact
-    def __call__(self, x: Activations) -> Float[Array, "b h2 w2 c2"]:
+    def __call__(self, x: Activations | Normalized) -> Float[Array, "b h2 w2 c2"] | Convolved:
+        given = x if isinstance(x, Normalized) else Normalized(x.astype(self.dtype))
         size = self.kernel_size
         kernel = self.param(
-            "kernel", he_normal, (size, size, x.shape[-1], self.filters), jnp.float32
+            "kernel", he_normal, (size, size, given.x.shape[-1], self.filters), jnp.float32
         )
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
+        if self.native and size == 3:
+            return norm_conv(given, kernel, stride=self.stride, keep=self.keep_input)
+        return convolve(activation(given), kernel.astype(self.dtype), self.stride)
 
 
-def plain_convolve(x: Activations, kernel: Kernel, stride: int) -> Float[Array, "b h2 w2 c2"]:
-    """Convolve with a kernel of odd size, padded by half of it; has the derived gradient."""
-    pad = kernel.shape[0] // 2
-    return nhwc_convolution(x, kernel, (stride, stride), ((pad, pad), (pad, pad)))
-
-
-convolve = jax.custom_vjp(plain_convolve, nondiff_argnums=(2,))
-nhwc_convolution = partial(lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def _convolve_forward(x, kernel, stride):
-    return plain_convolve(x, kernel, stride), (x, kernel)
-
-
-def _convolve_backward(stride, saved, dy):
-    def derived(x, kernel, dy):
-        return jax.vjp(partial(plain_convolve, stride=stride), x, kernel)[1](dy)
-
-    return lax.platform_dependent(
-        *saved, dy, cpu=partial(_convolve_backward_cpu, stride), default=derived
-    )
-
-
-def _convolve_backward_cpu(stride, x, kernel, dy):
-    """Return both gradients in forms that XLA's CPU backend is fast at.
-
-    It runs the derived ones as a naive loop inside a `lax.scan`; outside, the kernel's gradient
-    takes most of a step.
-    """
-    size, pad = kernel.shape[0], kernel.shape[0] // 2
-    below = size - 1 - pad
-    above = [
-        n + pad - 1 - stride * (m - 1) for n, m in zip(x.shape[1:3], dy.shape[1:3], strict=True)
-    ]
-    dx = nhwc_convolution(
-        dy,
-        kernel[::-1, ::-1].swapaxes(2, 3),
-        (1, 1),
-        [(below, end) for end in above],
-        lhs_dilation=(stride, stride),
-    )
-    # Without the barrier XLA recomputes x in the shape of the chunks.
-    return dx, kernel_gradient(lax.optimization_barrier(x), dy, size, stride).astype(kernel.dtype)
-
-
-def kernel_gradient(
-    x: Activations, dy: Float[Array, "b h2 w2 c2"], size: int, stride: int
-) -> Float[Array, "k k c c2"]:
-    """Return the gradient of the kernel, in float32 or float64, as one matrix product over pixels.
-
-    Each pixel is a row of x and a column of dy. The left matrix has, for each pixel, the `size`
-    pixels of x that meet in its column: [pixels, size * c]. The right one has the `size` pixels of
-    dy that meet in its row: [pixels, size * c2]. Their product has one entry for each entry of the
-    kernel. The product is summed over chunks of images that fit in the cache.
-    """
-    (batch, h, _, c), (_, h2, w2, c2), pad = x.shape, dy.shape, size // 2
-    wide = wide_dtype(x)
-
-    def product(x, dy):
-        padded = jnp.pad(x, ((0, 0), (0, 0), (pad, pad), (0, 0)))
-        columns = [padded[:, :, j : j + stride * (w2 - 1) + 1 : stride] for j in range(size)]
-        # Row i of the kernel takes row r of dy to row `stride * r + i - pad` of x.
-        moves = [(i - pad, h - 1 - stride * (h2 - 1) - (i - pad), stride - 1) for i in range(size)]
-        none = (0, 0, 0)
-        rows = [lax.pad(dy, jnp.zeros((), dy.dtype), (none, move, none, none)) for move in moves]
-        left = jnp.stack(columns, axis=3).reshape(-1, size * c)
-        right = jnp.stack(rows, axis=3).reshape(-1, size * c2)
-        return jnp.matmul(left.T, right, preferred_element_type=wide)
-
-    chunk = max(n for n in range(1, max(1, PIXELS_AT_ONCE // (h * w2)) + 1) if batch % n == 0)
-    # A chunk takes every n-th image: a batch that is split among devices stays where it is.
-    chunks = [a.reshape(chunk, batch // chunk, *a.shape[1:]) for a in (x, dy)]
-
-    def add(i, total):
-        return total + product(*(lax.dynamic_index_in_dim(a, i, 1, keepdims=False) for a in chunks))
-
-    total = lax.fori_loop(0, batch // chunk, add, jnp.zeros((size * c, size * c2), wide))
-    return total.reshape(size, c, size, c2).transpose(2, 0, 1, 3)
-
-
-convolve.defvjp(_convolve_forward, _convolve_backward)
+def input_of(y: Float[Array, "b h2 w2 c2"] | Convolved, x: Activations | Normalized) -> Activations:
+    """Return x as an array, where y is its convolution."""
+    return y.input if isinstance(y, Convolved) and y.input is not None else activation(x)
 
 
 class BatchNormRelu(nn.Module):
@@ -148,22 +79,39 @@ class BatchNormRelu(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Activations, shortcut: Activations | None = None, *, train: bool
-    ) -> Activations:
-        channels = (x.shape[-1],)
+        self,
+        x: Activations | Convolved,
+        shortcut: Activations | None = None,
+        *,
+        train: bool,
+    ) -> Activations | Normalized:
+        channels = ((x.y if isinstance(x, Convolved) else x).shape[-1],)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
         scale = self.param("scale", self.scale_init, channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, channels, jnp.float32)
-        if not train:
-            return scale_add_relu(
-                x, mean.value, scale * lax.rsqrt(var.value + EPSILON), bias, shortcut
-            )
-        y, batch_mean, batch_var = batch_norm_relu(x, scale, bias, shortcut)
-        if not self.is_initializing():
+        statistics = mean.value, var.value
+        if isinstance(x, Convolved):
+            if train:
+                statistics = batch_statistics(x)
+            factor = scale * lax.rsqrt(statistics[1] + EPSILON)
+            y = Normalized(x.y, jnp.stack([factor, bias - statistics[0] * factor]), shortcut)
+        elif train:
+            y, *statistics = batch_norm_relu(x, scale, bias, shortcut)
+        else:
+            factor = scale * lax.rsqrt(var.value + EPSILON)
+            y = scale_add_relu(x, mean.value, factor, bias, shortcut)
+        if train and not self.is_initializing():
+            batch_mean, batch_var = lax.stop_gradient(statistics)
             mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * batch_mean
             var.value = MOMENTUM * var.value + (1 - MOMENTUM) * batch_var
         return y
+
+
+def batch_statistics(x: Convolved) -> tuple[Channels, Channels]:
+    """Return the mean and the (biased) variance of each channel."""
+    mean, mean_of_squares = x.moments / (x.y.size // x.y.shape[-1])
+    return mean, jnp.maximum(mean_of_squares - mean * mean, 0.0)
 
 
 @jax.custom_vjp
@@ -249,11 +197,6 @@ def scale_add_relu(
 def widen(x: Activations) -> Activations:
     """Return x in float32, or in float64 if it is."""
     return x.astype(wide_dtype(x))
-
-
-def wide_dtype(x: Activations) -> jnp.dtype:
-    """Return the dtype in which to sum over x."""
-    return jnp.dtype("float64" if x.dtype == jnp.float64 else "float32")
 
 
 def along(channels: Channels) -> Float[Array, "1 1 1 c"]:

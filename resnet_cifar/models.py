@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from resnet_cifar.layers import EPSILON, MOMENTUM, BatchNormRelu, Conv, he_normal
+from resnet_cifar.convolution import Activations
+from resnet_cifar.layers import EPSILON, MOMENTUM, BatchNormRelu, Conv, he_normal, input_of
+from resnet_cifar.norm_conv import Normalized, activation
 
 
 def uniform_scale(key, shape, dtype=jnp.float32) -> Array:
@@ -28,30 +30,36 @@ class ResidualBlock(nn.Module):
     shortcut: str = "A"
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     dtype: DTypeLike = jnp.float32
+    native: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 c2"]:
-        conv = partial(Conv, dtype=self.dtype)
+    def __call__(
+        self, x: Activations | Normalized, *, train: bool
+    ) -> Float[Array, "b h2 w2 c2"] | Normalized:
+        conv = partial(Conv, dtype=self.dtype, native=self.native)
         norm_relu = partial(BatchNormRelu, scale_init=self.scale_init)
 
-        y = conv(self.filters, stride=self.stride, name="conv1")(x)
+        y = conv(self.filters, stride=self.stride, keep_input=True, name="conv1")(x)
+        shortcut = input_of(y, x)
         y = norm_relu(name="bn1")(y, train=train)
         y = conv(self.filters, name="conv2")(y)
 
-        if x.shape[-1] != self.filters:
+        if shortcut.shape[-1] != self.filters:
             if self.shortcut == "A":
-                x = pad_channels(x[:, :: self.stride, :: self.stride], self.filters)
+                shortcut = shortcut[:, :: self.stride, :: self.stride]
+                shortcut = pad_channels(shortcut, self.filters)
             else:
-                x = conv(self.filters, kernel_size=1, stride=self.stride, name="shortcut_conv")(x)
-                x = nn.BatchNorm(
+                one_by_one = partial(conv, kernel_size=1, stride=self.stride)
+                shortcut = one_by_one(self.filters, name="shortcut_conv")(shortcut)
+                shortcut = nn.BatchNorm(
                     use_running_average=not train,
                     momentum=MOMENTUM,
                     epsilon=EPSILON,
                     scale_init=self.scale_init,
                     dtype=self.dtype,
                     name="shortcut_bn",
-                )(x)
-        return norm_relu(name="bn2")(y, x, train=train)
+                )(shortcut)
+        return norm_relu(name="bn2")(y, shortcut, train=train)
 
 
 class ResNet(nn.Module):
@@ -70,6 +78,9 @@ class ResNet(nn.Module):
       remat: store only the input of a block for the backward pass, which computes the rest again
         (Chen et al. 2016, arXiv:1604.06174). Takes less memory and more time. The first block of
         each stage is stored whole. Blocks have no intermediate outputs that flax can capture.
+      native: use the kernels of `norm_conv.cc`. They need a CPU with AVX2, a multiple of 16 as
+        `width`, and float32 or bfloat16. The network and its gradients are the same. A program
+        that is exported needs `model.clone(native=False)`.
     """
 
     depth: int
@@ -79,6 +90,7 @@ class ResNet(nn.Module):
     scale_init: nn.initializers.Initializer = nn.initializers.ones
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    native: bool = False
 
     def __post_init__(self):
         if problem := depth_problem(self.depth):
@@ -92,7 +104,7 @@ class ResNet(nn.Module):
         self, images: Float[Array, "b h w c"], *, train: bool
     ) -> Float[Array, "b classes"]:
         """Return the float32 logits of normalized images; `train` updates `batch_stats`."""
-        x = Conv(self.width, dtype=self.dtype, name="stem_conv")(images)
+        x = Conv(self.width, dtype=self.dtype, native=self.native, name="stem_conv")(images)
         x = BatchNormRelu(scale_init=self.scale_init, name="stem_bn")(x, train=train)
         for stage in range(3):
             block = partial(
@@ -101,6 +113,7 @@ class ResNet(nn.Module):
                 shortcut=self.shortcut,
                 scale_init=self.scale_init,
                 dtype=self.dtype,
+                native=self.native,
             )
             names = [f"stage{stage + 1}_block{i + 1}" for i in range((self.depth - 2) // 6)]
             x = block(stride=2 if stage > 0 else 1, name=names[0])(x, train=train)
@@ -109,12 +122,12 @@ class ResNet(nn.Module):
                 continue
             for name in names[1:]:
                 x = block(name=name)(x, train=train)
-        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+        x = jnp.mean(activation(x), axis=(1, 2), dtype=jnp.float32)
         return nn.Dense(self.num_classes, kernel_init=he_normal, name="head")(x)
 
     def _loop(
-        self, block: ResidualBlock, names: list[str], x: Float[Array, "b h w c"], *, train: bool
-    ) -> Float[Array, "b h w c"]:
+        self, block: ResidualBlock, names: list[str], x: Activations | Normalized, *, train: bool
+    ) -> Activations | Normalized:
         """Apply equal blocks in a loop that stores only their inputs.
 
         Without a loop, `nn.remat` saved nothing (`benchmarks/NOTES.md`).

@@ -13,7 +13,7 @@ import optax
 from resnet_cifar import processes
 from resnet_cifar.config import Config
 from resnet_cifar.data import Images, epoch_order, find_dataset, normalize
-from resnet_cifar.devices import Devices, choose_devices
+from resnet_cifar.devices import Devices, choose_devices, kernels
 from resnet_cifar.epochs import eval_steps, train_steps
 from resnet_cifar.errors import UserError
 from resnet_cifar.models import ResNet, uniform_scale
@@ -37,6 +37,7 @@ class Programs:
       config: what they were built for.
       plan: the config in steps.
       devices: where they run.
+      kernels: whose kernels compute the convolutions.
       dtype: of activations.
       model: the network.
       compile_seconds: time spent compiling so far.
@@ -55,6 +56,7 @@ class Programs:
         if problem := self.devices.batch_problem(config.batch_size):
             raise UserError(f"config.{problem}")
         dataset = find_dataset(config.dataset)
+        self.kernels = kernels(config.width)
         self.dtype = self.devices.dtype(config.dtype)
         self.model = ResNet(
             config.depth,
@@ -64,6 +66,7 @@ class Programs:
             scale_init=SCALE_INITS[config.bn_scale_init],
             dtype=self.dtype,
             remat=config.remat,
+            native=self.kernels.usable,
         )
         self._schedule = partial(
             learning_rate_schedule,

@@ -12,8 +12,9 @@ from resnet_cifar import __version__
 from resnet_cifar.checkpoint.format import Metadata
 from resnet_cifar.config import Config, with_defaults
 from resnet_cifar.data import class_names, find_dataset
-from resnet_cifar.devices import device_name
+from resnet_cifar.devices import device_name, kernels
 from resnet_cifar.errors import UserError
+from resnet_cifar.native import XLA
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 # JAX's settings that can change the bits of a result, with their defaults in the default release.
@@ -53,7 +54,7 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}
 
 
-def checkpoint_metadata(config: Config, dtype: str) -> Metadata:
+def checkpoint_metadata(config: Config, dtype: str, kernels: str = XLA) -> Metadata:
     """Return what a checkpoint needs besides its arrays to be used anywhere else."""
     dataset = find_dataset(config.dataset)
     metadata = Metadata(
@@ -61,6 +62,7 @@ def checkpoint_metadata(config: Config, dtype: str) -> Metadata:
         preprocessing={"mean": list(dataset.mean), "std": list(dataset.std)},
         class_names=class_names(config.dataset, config.data_dir),
         dtype=dtype,
+        kernels=kernels,
         **environment(config.num_devices),
     )
     if dataset.sha256:
@@ -91,7 +93,11 @@ def common(config: Config) -> dict[str, Any]:
     Each may keep its data in a folder of its own.
     """
     fields = with_defaults(dataclasses.asdict(config)).items()
-    here = {"resnet_cifar": __version__, "device": jax.local_devices()[0].device_kind}
+    here = {
+        "resnet_cifar": __version__,
+        "device": jax.local_devices()[0].device_kind,
+        "kernels": kernels(config.width).name,
+    }
     return {
         **{f"config.{name}": value for name, value in fields if name != "data_dir"},
         **here,
@@ -114,4 +120,5 @@ def flatten(saved: Metadata) -> dict[str, str]:
     """Return the parts of the metadata that are compared, in one level."""
     names = [n for n in ("device", "XLA_FLAGS", "dtype") if n in saved]
     kept = {name: str(saved.get(name)) for name in names}
+    kept["kernels"] = saved.get("kernels", XLA)  # Older checkpoints do not say it.
     return {**saved.get("versions", {}), **kept, **saved.get("settings", {})}

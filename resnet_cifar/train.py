@@ -86,8 +86,8 @@ def _run(
     trainer: Trainer, folder: Path, stop: Stop, saved_config: dict[str, Any], start: Start | None
 ) -> TrainState:
     """Resume or start, loop, and write the summary."""
-    num_steps = trainer.plan.num_steps
-    metadata = checkpoint_metadata(trainer.config, str(trainer.programs.dtype))
+    num_steps, programs = trainer.plan.num_steps, trainer.programs
+    metadata = checkpoint_metadata(trainer.config, str(programs.dtype), programs.kernels.name)
     manager = SharedCheckpoints if processes.several() else Checkpoints
     with manager(folder, metadata) as checkpoints:
         restored = checkpoints.restore(jax.eval_shape(trainer.init_state))

@@ -18,13 +18,14 @@ except ImportError:
 
 # The modules whose annotations carry shapes are checked against them in every test.
 SHAPED = (
-    *("data.images", "epochs", "layers", "models", "pretrained", "regularization", "steps"),
-    "weights",
+    *("convolution", "data.images", "epochs", "layers", "models", "norm_conv", "pretrained"),
+    *("regularization", "steps", "weights"),
 )
 install_import_hook([f"resnet_cifar.{name}" for name in SHAPED], "beartype.beartype")
 
 from cifar_archives import manual  # noqa: F401
 
+from resnet_cifar import native
 from resnet_cifar.config import Config
 from resnet_cifar.data import synthetic
 from resnet_cifar.provenance import environment
@@ -46,6 +47,13 @@ def programs(tmp_path_factory):
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
+
+
+@pytest.fixture(scope="session")
+def native_kernels():
+    """Skip tests that need the native kernels where there are none."""
+    if not native.load().usable:
+        pytest.skip(f"no native kernels: {native.load().reason}")
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.candidates import packed, padded_to_eight
 from benchmarks.limits import convolutions, roofline, training_bytes, training_flops
 from resnet_cifar import ResNet
-from resnet_cifar.layers import plain_convolve
+from resnet_cifar.convolution import plain_convolve
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The gradients written by hand are those of the plain forms."""
 
-import time
 from functools import partial
 
 import flax.linen as nn
@@ -11,13 +10,9 @@ import pytest
 
 from benchmarks.plain import PlainResNet
 from resnet_cifar import ResNet
-from resnet_cifar.layers import (
-    BatchNormRelu,
-    batch_norm_relu,
-    convolve,
-    plain_convolve,
-    scale_add_relu,
-)
+from resnet_cifar.convolution import convolve, plain_convolve
+from resnet_cifar.layers import BatchNormRelu, batch_norm_relu, scale_add_relu
+from resnet_cifar.models import uniform_scale
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 # Relative to the largest entry; bfloat16 has 8 bits.
@@ -37,29 +32,6 @@ def assert_close(got, expected, dtype="float32"):
         )
 
 
-@pytest.mark.parametrize(
-    ("size", "stride", "h", "w", "dtype"),
-    [
-        (3, 1, 32, 32, "bfloat16"),
-        (3, 1, 32, 32, "float32"),
-        (3, 2, 16, 16, "float32"),
-        (3, 2, 9, 8, "bfloat16"),
-        (1, 2, 8, 7, "float32"),
-        (5, 3, 7, 11, "float32"),
-    ],
-)
-def test_gradients_of_a_convolution(size, stride, h, w, dtype):
-    x, kernel = normal(0, 6, h, w, 3, dtype=dtype), normal(1, size, size, 3, 5, dtype=dtype)
-    dy = normal(2, *plain_convolve(x, kernel, stride).shape, dtype=dtype)
-    got, expected = (
-        jax.jit(
-            lambda x, kernel, f=f: jax.vjp(lambda x, kernel: f(x, kernel, stride), x, kernel)[1](dy)
-        )(x, kernel)
-        for f in (convolve, plain_convolve)
-    )
-    assert_close(got, expected, dtype)
-
-
 def test_gradients_in_float64():
     with jax.enable_x64(True):
         x, kernel, ones = (
@@ -76,55 +48,6 @@ def test_gradients_in_float64():
         np.testing.assert_allclose(
             slope, (loss(convolve, kernel + step) - loss(convolve, kernel - step)) / 2, rtol=1e-6
         )
-
-
-@pytest.mark.parametrize("batch", [1, 7, 12])
-def test_gradient_of_a_kernel_whatever_the_batch(batch):
-    """At 32x32 a chunk has up to 4 images."""
-    x, kernel = normal(0, batch, 32, 32, 4), normal(1, 3, 3, 4, 4)
-    got, expected = (
-        jax.grad(lambda k, f=f: jnp.sin(f(x, k, 1)).sum())(kernel)
-        for f in (convolve, plain_convolve)
-    )
-    assert_close(got, expected)
-
-
-def test_a_split_batch_has_the_same_gradient():
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    x, kernel = normal(0, 16, 32, 32, 4), normal(1, 3, 3, 4, 4)
-    split = jax.device_put(x, jax.NamedSharding(mesh, jax.P("data")))
-    compiled = (
-        jax.jit(jax.grad(lambda k, x: jnp.sin(convolve(x, k, 1)).sum()))
-        .lower(kernel, split)
-        .compile()
-    )
-    assert "all-gather" not in compiled.as_text()  # The images stay on their devices.
-    assert_close(
-        compiled(jax.device_put(kernel, jax.NamedSharding(mesh, jax.P())), split),
-        jax.grad(lambda k: jnp.sin(plain_convolve(x, k, 1)).sum())(kernel),
-    )
-
-
-def test_a_scanned_convolution_is_not_slow_on_a_cpu():
-    """XLA's own gradients are some 30 times slower in a scan."""
-    x, kernel = normal(0, 32, 32, 32, 16), normal(1, 3, 3, 16, 16)
-
-    def step(kernel, _):
-        return kernel - 0.1 * jax.grad(lambda k: (convolve(convolve(x, k, 1), k, 1) ** 2).mean())(
-            kernel
-        ), None
-
-    def seconds(program):
-        compiled = program.lower(kernel).compile()
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            jax.block_until_ready(compiled(kernel))
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    scanned = seconds(jax.jit(lambda k: jax.lax.scan(step, k, None, length=4)))
-    assert scanned < 4 * 5 * seconds(jax.jit(lambda k: step(k, None)))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -184,10 +107,14 @@ def test_products_with_the_hessian():
     )
 
 
-def test_the_network_is_the_plain_one():
+@pytest.mark.parametrize("native", [False, True])
+def test_the_network_is_the_plain_one(native, request):
     """The same parameters, logits, statistics and gradients."""
+    if native:
+        request.getfixturevalue("native_kernels")
+    model = ResNet(8, native=native)
     images = normal(0, 16, 32, 32, 3)
-    variables = ResNet(8).init(jax.random.key(2), images[:1], train=False)
+    variables = model.init(jax.random.key(2), images[:1], train=False)
 
     @partial(jax.jit, static_argnums=0)
     def everything(model, params):
@@ -205,10 +132,24 @@ def test_the_network_is_the_plain_one():
         )
         assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
         got, expected = (
-            everything(model, variables["params"]) for model in (ResNet(8), PlainResNet(8))
+            everything(model, variables["params"]) for model in (model, PlainResNet(8))
         )
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3 * abs(b).max())
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_native_evaluation(native_kernels, dtype):
+    """With shortcut B, whose 1x1 convolutions stay XLA's."""
+    images = normal(0, 2, 8, 8, 3, dtype=dtype)
+    model = ResNet(8, shortcut="B", scale_init=uniform_scale, dtype=dtype)
+    with jax.numpy_dtype_promotion("standard"):
+        variables = jax.jit(partial(model.init, train=False))(jax.random.key(1), images)
+        got, expected = (
+            jax.jit(partial(network.apply, train=False))(variables, images)
+            for network in (model.clone(native=True), model)
+        )
+    assert_close(got, expected, dtype)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -34,6 +34,7 @@ class Metadata(TypedDict, total=False):
     images: dict[str, Any]  # One's own data set: `sha256`, and the size of each split.
     init_from: dict[str, Any]  # The trained weights that the run began with: see `finetune`.
     dtype: str  # The dtype of the activations.
+    kernels: str  # Whose kernels compute the convolutions: XLA's or the native ones.
     device: str
     XLA_FLAGS: str
     settings: dict[str, str]  # JAX's own settings that differ from its defaults.
