@@ -101,6 +101,7 @@ def measure(depth: int) -> dict:
             "depth": depth,
             "batch_size": config.batch_size,
             "dtype": str(trainer.programs.dtype),
+            "kernels": trainer.programs.kernels.name,
         }
         timers: dict[str, Callable[[], float]] = {}
         for name, make in {"plain": time_plain, "bare": time_bare, "epoch": time_epoch}.items():

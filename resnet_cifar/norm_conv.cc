@@ -40,7 +40,8 @@ namespace {
 constexpr int kLanes = LANES;
 // Blocks that fit the registers: 32 of them with AVX-512, else 16.
 constexpr bool kMany = kLanes == 16;
-constexpr int kPixels = kMany ? 8 : 4;    // Of a convolution, by two vectors of channels.
+// Pixels of a convolution, by two vectors of channels: in most blocks, and at the end of a row.
+constexpr int kMost = kMany ? 8 : 6, kFew = kMany ? 8 : 4;
 constexpr int kChannels = kMany ? 4 : 2;  // Of a kernel's gradient, by two vectors and 3 columns.
 typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef uint32_t Words __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
@@ -195,19 +196,17 @@ INLINE void block(Buffer& x, const Rows& rows, int64_t i, const float* kernel,
     const float* weights = kernel + rows.kernel[t] * x.depth * 3 * vectors * kLanes;
     for (int64_t k = 0; k < x.depth; ++k, weights += 3 * vectors * kLanes) {
       const float* from = x.at(rows.buffer[t], k / kLanes, rows.column + i * step) + k % kLanes;
-      Vector w[columns][vectors];
-      UNROLL for (int j = 0; j < columns; ++j)
-        UNROLL for (int u = 0; u < vectors; ++u)
-          w[j][u] = load(weights + ((first + j * gap) * vectors + u) * kLanes);
       // In the order of inputs, or where registers are few in that of columns.
       constexpr int outer = kMany ? (pixels - 1) * step + columns : columns;
       constexpr int inner = kMany ? columns : pixels;
       UNROLL for (int a = 0; a < outer; ++a) {
-        const float* const inputs = again(from);
+        const float *const inputs = again(from), *const entries = again(weights);
         UNROLL for (int b = 0; b < inner; ++b) {
           const int j = kMany ? b : a, q = kMany ? a : b * step + j, p = (q - j) / step;
           if (q >= j && (q - j) % step == 0 && p < pixels)
-            UNROLL for (int u = 0; u < vectors; ++u) sum[p][u] += inputs[q * kLanes] * w[j][u];
+            UNROLL for (int u = 0; u < vectors; ++u)
+              sum[p][u] += inputs[q * kLanes] *
+                           load(entries + ((first + j * gap) * vectors + u) * kLanes);
         }
       }
     }
@@ -224,15 +223,17 @@ void line(Buffer& x, const Rows& rows, const float* kernel, const Shape& out, in
     block<columns, first, gap, step>(x, rows, i, kernel + o * 9 * x.depth, sum);
     emit((r * out.w + begin + i * apart) * out.c + o, apart * out.c, o, sum);
   };
-  const auto across = [&](auto pixels, auto vectors, int64_t o) {
+  const auto across = [&](auto most, auto few, auto vectors, int64_t o) {
     const int64_t width = (out.w - begin + apart - 1) / apart;
     int64_t i = 0;
-    for (; i + pixels <= width; i += pixels) run(pixels, vectors, i, o);
+    // With AVX2 32 pixels are 6 + 6 + 6 + 6 + 4 + 4, not 30 + 2.
+    for (; i + most <= width && i + few + few != width; i += most) run(most, vectors, i, o);
+    for (; i + few <= width; i += few) run(few, vectors, i, o);
     for (; i < width; ++i) run(Int<1>(), vectors, i, o);
   };
   int64_t o = 0;
-  for (; o + 2 * kLanes <= out.c; o += 2 * kLanes) across(Int<kPixels>(), Int<2>(), o);
-  if (o < out.c) across(Int<2 * kPixels>(), Int<1>(), o);
+  for (; o + 2 * kLanes <= out.c; o += 2 * kLanes) across(Int<kMost>(), Int<kFew>(), Int<2>(), o);
+  if (o < out.c) across(Int<2 * kMost>(), Int<2 * kFew>(), Int<1>(), o);
 }
 
 template <int stride, typename Emit>

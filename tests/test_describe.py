@@ -37,6 +37,11 @@ def test_the_header_has_the_schedule(tiny, fields, lines):
     assert found == lines
 
 
+def test_the_header_says_whose_kernels_run(tiny):
+    device = describe.header(Trainer(tiny, load=blank_splits))[0]
+    assert device.endswith(f", XLA's kernels (width={tiny.width} is no multiple of 16)")
+
+
 def test_the_header_names_every_split(tiny):
     config = dataclasses.replace(tiny, validation_split="train[130:200]")
     header = "\n".join(describe.header(Trainer(config, load=blank_splits)))

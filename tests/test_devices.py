@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from resnet_cifar import devices
+from resnet_cifar import devices, native
 from resnet_cifar.devices import Devices, require
 from resnet_cifar.errors import UserError
 
@@ -39,6 +39,16 @@ def test_one_cpu_device_keeps_its_queue_and_steps_singly():
 
 def test_a_dtype_that_is_named_is_taken():
     assert Devices().dtype("bfloat16") == "bfloat16" and Devices().dtype("float32") == "float32"
+
+
+def test_auto_is_float32_on_a_cpu():
+    """With native kernels, too: they multiply no bfloat16."""
+    assert Devices().dtype("auto") == "float32"
+
+
+def test_whose_kernels_run():
+    assert devices.kernels(16) == native.load()
+    assert str(devices.kernels(4)) == "XLA's kernels (width=4 is no multiple of 16)"
 
 
 def test_a_missing_device_is_a_sentence():

@@ -53,3 +53,11 @@ def test_the_defaults_are_those_of_jax():
 def test_old_checkpoints_are_compared_by_what_they_recorded(metadata):
     old = {name: v for name, v in metadata.items() if name not in ("settings", "dtype")}
     assert differences(old, {**metadata, "settings": {"jax_enable_x64": "True"}}) == []
+
+
+@pytest.mark.parametrize("saved", [{}, {"kernels": "XLA's"}])
+def test_a_change_of_kernels_is_noticed(metadata, saved):
+    """Checkpoints that don't name any are from before the native ones."""
+    saved = {name: v for name, v in metadata.items() if name != "kernels"} | saved
+    now = checkpoint_metadata(Config(dataset="synthetic"), "float32", "native, AVX2")
+    assert differences(saved, now) == ["kernels was \"XLA's\" and is 'native, AVX2'"]
