@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measure on a GPU for ten minutes: bash benchmarks/gpu.sh [folder for the JSON files] [seconds in all]
+# Measure on a GPU for ten minutes: bash benchmarks/gpu.sh [folder for JSON files] [seconds in all]
 # The most valuable figures come first, and each command makes one whole file. The limit may cut off
 # any of them: run the script again, and it measures what is missing.
 # The PyTorch figures need torch, in the same environment or in that of $TORCH_PYTHON.
@@ -23,7 +23,8 @@ try() { # file, seconds at most, command
     fi
 }
 ours=("$python" -m benchmarks.throughput "--batch_size=$batch" "--steps=$steps" --repeats=3)
-peer=("$torch" -m benchmarks.torch_reference "--batch_size=$batch" "--steps=$steps" --repeats=3 --compile_mode=reduce-overhead)
+peer=("$torch" -m benchmarks.torch_reference "--batch_size=$batch" "--steps=$steps" --repeats=3
+    --compile_mode=reduce-overhead)
 flag() { # name, flag, depth
     XLA_FLAGS="${XLA_FLAGS:-} $2" try "flag_$1_$3" 90 "${ours[@]}" "--depths=$3" --only=bare,whole
 }
@@ -33,6 +34,7 @@ flag() { # name, flag, depth
 try ours_20 150 "${ours[@]}" --depths=20 --only=plain,bare,whole
 flag graphs_of_one --xla_gpu_graph_min_graph_size=1 20
 try torch_20 90 "${peer[@]}" --depths=20 --modes=bare,best
+try kernels_20 60 "$python" -m benchmarks.kernels "--batch_size=$batch"
 # 2. The other depths.
 try ours_56 150 "${ours[@]}" --depths=56 --only=plain,bare
 try torch_56 120 "${peer[@]}" --depths=56 --modes=bare,best

@@ -206,7 +206,15 @@ def remat_table(*results: dict) -> list[str]:
             where = f"{result['gpu']}, compiled only" if "gpu" in result else result["device"]
             memory = [gigabytes(rows.get(remat, {})) for remat in (False, True)]
             cells.append([where, f"ResNet{depth}", width, f"{size:,}", *memory, slowdown(rows)])
-    heading = ["", "", "width", "batch", "GB stored", "GB with remat", "time with remat"]
+    heading = [
+        "device",
+        "network",
+        "width",
+        "batch",
+        "GB stored",
+        "GB with remat",
+        "time with remat",
+    ]
     made = dict.fromkeys(f"jax {r['versions']['jax']}, {r['date']}" for r in results)
     files = ", ".join(
         f"[{name}.json](../results/{name}.json)" for name in ("remat_h100", "remat_cpu")
@@ -219,7 +227,7 @@ def remat_table(*results: dict) -> list[str]:
 
 
 def gigabytes(row: dict) -> str:
-    return f"{row['temporary_bytes'] / 1e9:.2f}" if row else ""
+    return f"{row['temporary_bytes'] / 1e9:.2f}" if row.get("temporary_bytes") else ""
 
 
 def slowdown(rows: dict[bool, dict]) -> str:

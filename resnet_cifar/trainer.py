@@ -202,8 +202,8 @@ class Trainer:
     def _watch(self, split: str, step: int, start: float, metrics: Any, vote: Any) -> None:
         """Add a dispatch to the queue, and let a thread note when it has finished.
 
-        This thread can't: on a GPU it launches the kernels of a dispatch one by one, and returns
-        from the call when the next dispatch has nearly finished, too.
+        The calling thread can't: on a GPU a call launches the kernels of its dispatch one by one,
+        and returns long after the dispatch before it has finished.
         """
         finished = self._watcher.submit(lambda: (to_host(metrics), time.perf_counter()))
         self._in_flight.append((split, step, start, finished, vote))

@@ -180,6 +180,12 @@ np.save(sys.argv[1] + "/logits.npy", pretrained.logits(np.load(sys.argv[1] + "/i
     np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), network.logits(images))
 
 
+def test_features_of_a_rematerialized_network_are_there():
+    model, images = ResNet(14, width=2, remat=True), np.zeros((1, 8, 8, 3), np.float32)
+    variables = model.init(jax.random.key(0), images, train=False)
+    assert {f"stage{n}_block2" for n in (1, 2, 3)} < {*features(model, variables, images)}
+
+
 def test_features_are_what_the_logits_are_made_of(network, images):
     model, variables, preprocessing = network
     outputs = features(model, variables, preprocessing(images))

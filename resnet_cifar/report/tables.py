@@ -86,7 +86,7 @@ def family_table(
     if any(load(recipe) for recipe in recipes):
         lines += wrap(
             "Accuracy: last epoch, 10,000 test images, mean ± sample standard deviation (seeds). "
-            "Seconds: one run on CIFAR-10, without compilation."
+            "Seconds: one run on CIFAR-10 (mean over the seeds), without compilation."
         )
         lines += ["", *origin(load, recipes, up), ""]
     return [*lines, *missing_accuracies(load, recipes)]
