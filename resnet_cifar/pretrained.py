@@ -154,8 +154,8 @@ def compute_features(model: ResNet, variables: Any, images: Any) -> dict[str, An
     def wanted(module, _):
         return isinstance(module, ResidualBlock) or module.name == "stem_bn"
 
-    # The native unit leaves normalization and ReLU to the next convolution, and flax can't look into
-    # the loop of `remat`.
+    # The native unit leaves normalization and ReLU to the next convolution, and flax can't look
+    # into the loop of `remat`.
     _, state = model.clone(native=False, remat=False).apply(
         variables, images, train=False, capture_intermediates=wanted, mutable=["intermediates"]
     )

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -181,7 +182,7 @@ np.save(sys.argv[1] + "/logits.npy", pretrained.logits(np.load(sys.argv[1] + "/i
 
 
 def test_features_of_a_rematerialized_network_are_there():
-    model, images = ResNet(14, width=2, remat=True), np.zeros((1, 8, 8, 3), np.float32)
+    model, images = ResNet(14, width=2, remat=True), jnp.zeros((1, 32, 32, 3))
     variables = model.init(jax.random.key(0), images, train=False)
     assert {f"stage{n}_block2" for n in (1, 2, 3)} < {*features(model, variables, images)}
 
