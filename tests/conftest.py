@@ -37,8 +37,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(scope="session", autouse=True)
 def programs(tmp_path_factory):
-    """Compile a program once for all tests, their processes and all workers of pytest-xdist."""
-    folder = tmp_path_factory.getbasetemp().parent / "programs"
+    """Compile a program once for all tests, their processes and all workers of pytest-xdist.
+
+    JAX_COMPILATION_CACHE_DIR makes several sessions share the programs.
+    """
+    own = tmp_path_factory.getbasetemp().parent / "programs"
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or own
     settings = {
         "jax_compilation_cache_dir": str(folder),
         "jax_persistent_cache_min_compile_time_secs": 0,
