@@ -7,6 +7,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from benchmarks.gpu_program_table import program_table
+from benchmarks.kernels_table import kernel_table
+from benchmarks.remat_table import remat_table
 from benchmarks.scaling_table import cpu_table, model_table
 from resnet_cifar.report.pages import fill, markdown_table, wrap
 
@@ -65,7 +67,7 @@ def sections() -> dict[str, list[str]]:
         **{place: place_section(place) for place in FILES},
         "variants": conditions_table(),
         "startup": startup(),
-        "gpu_kernels": kernel_table(load("gpu/kernels_20")),
+        "gpu_kernels": [*kernel_table(load("gpu/kernels_20")), *origin(["gpu/kernels_20"])],
         "gpu_program": program_table(load("gpu_program")),
         "remat": remat_table(load("remat_h100"), load("remat_cpu")),
         "scaling_cpu": cpu_table(load("scaling_cpu")),
@@ -152,89 +154,6 @@ def convolution_row(row: dict, peer: dict) -> list[str]:
         for source, name in products
     ]
     return [f"{row['size']}x{row['size']}, {row['c']} to {row['c2']}{stride}", *rates]
-
-
-def kernel_table(result: dict) -> list[str]:
-    """Return the milliseconds of a step, and the TB/s, of each kind of kernel on a GPU."""
-    kernels = {(row["layer"], row["product"]): row for row in result["kernels"]}
-    total = sum(row["milliseconds"] for row in kernels.values())
-
-    def cell(layer: str | None, product: str | None) -> str:
-        if (layer, product) not in kernels:
-            return ""
-        row = kernels[layer, product]
-        rate = row["bytes"] / row["milliseconds"] / 1e9
-        return f"{row['milliseconds']:.2f} ({rate:.1f})"
-
-    products = ["forward", "input_gradient", "kernel_gradient"]
-    rows = [
-        [layer, *(cell(layer, product) for product in products), f"{share(layer, kernels):.0%}"]
-        for layer in sorted({layer for layer, _ in kernels if layer}, key=by_size)
-    ]
-    rows.append(["everything else", cell(None, None), "", "", f"{share(None, kernels):.0%}"])
-    heading = ["ms (TB/s)", "forward", "input gradient", "kernel gradient", "share"]
-    step = f"ResNet{result['depth']}, batch {result['batch_size']:,}, {result['dtype']}"
-    return [
-        *markdown_table(heading, rows),
-        "",
-        *wrap(f"{step}: {total:.1f} ms of kernels in a step."),
-        *origin([f"gpu/kernels_{result['depth']}"]),
-    ]
-
-
-def by_size(layer: str) -> tuple[int, int, str]:
-    """Sort "32x32, 3 to 16" before layers of smaller images, then before those of more channels."""
-    size, channels = layer.split()[:2]
-    return -int(size.partition("x")[0]), int(channels), layer
-
-
-def share(layer: str | None, kernels: dict[tuple, dict]) -> float:
-    """Return the share of a layer in the time of all kernels."""
-    times = {key: row["milliseconds"] for key, row in kernels.items()}
-    return sum(time for key, time in times.items() if key[0] == layer) / sum(times.values())
-
-
-def remat_table(*results: dict) -> list[str]:
-    """Return the memory with and without rematerialization, and the speed where it was timed."""
-    cells = []
-    for result in results:
-        by_network: dict[tuple, dict[bool, dict]] = {}
-        for row in result["rows"]:
-            key = (row["depth"], row["width"], row["batch_size"])
-            by_network.setdefault(key, {})[row["remat"]] = row
-        for (depth, width, size), rows in by_network.items():
-            where = f"{result['gpu']}, compiled only" if "gpu" in result else result["device"]
-            memory = [gigabytes(rows.get(remat, {})) for remat in (False, True)]
-            cells.append([where, f"ResNet{depth}", width, f"{size:,}", *memory, slowdown(rows)])
-    heading = [
-        "device",
-        "network",
-        "width",
-        "batch",
-        "GB stored",
-        "GB with remat",
-        "time with remat",
-    ]
-    made = dict.fromkeys(f"jax {r['versions']['jax']}, {r['date']}" for r in results)
-    files = ", ".join(
-        f"[{name}.json](../results/{name}.json)" for name in ("remat_h100", "remat_cpu")
-    )
-    return [
-        *markdown_table(heading, [[str(cell) for cell in row] for row in cells]),
-        "",
-        *wrap(f"{'; '.join(made)}: {files}."),
-    ]
-
-
-def gigabytes(row: dict) -> str:
-    return f"{row['temporary_bytes'] / 1e9:.2f}" if row.get("temporary_bytes") else ""
-
-
-def slowdown(rows: dict[bool, dict]) -> str:
-    """Return the time of a step with rematerialization over that without."""
-    if not all("images_per_second" in rows.get(remat, {}) for remat in (False, True)):
-        return ""
-    return f"{rows[False]['images_per_second'] / rows[True]['images_per_second']:.2f}"
 
 
 def speeds(place: str) -> list[dict]:

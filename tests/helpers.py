@@ -100,3 +100,20 @@ def make_seeds(config, folder, seeds=(0, 1)):
         Job("card", dataclasses.replace(config, seed=seed), folder / f"seed{seed}")
         for seed in seeds
     ]
+
+
+# Relative to the largest entry; bfloat16 has 8 bits.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
+
+
+def normal(seed, *shape, dtype="float32"):
+    return jax.random.normal(jax.random.key(seed), shape, dtype)
+
+
+def assert_close(got, expected, dtype="float32"):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        tolerance = TOLERANCE[dtype] * max(1, float(abs(b).max()))
+        np.testing.assert_allclose(
+            np.asarray(a, np.float32), np.asarray(b, np.float32), atol=tolerance
+        )

@@ -4,27 +4,12 @@ import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
+from helpers import assert_close, normal
 
 from resnet_cifar.convolution import convolve, plain_convolve
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
-# Relative to the largest entry; bfloat16 has 8 bits.
-TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
-
-
-def normal(seed, *shape, dtype="float32"):
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
-
-
-def assert_close(got, expected, dtype="float32"):
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype and a.shape == b.shape
-        tolerance = TOLERANCE[dtype] * max(1, float(abs(b).max()))
-        np.testing.assert_allclose(
-            np.asarray(a, np.float32), np.asarray(b, np.float32), atol=tolerance
-        )
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import TOLERANCE, assert_close, normal
 
 from benchmarks.plain import PlainResNet
 from resnet_cifar import ResNet
@@ -15,21 +16,6 @@ from resnet_cifar.layers import BatchNormRelu, batch_norm_relu, scale_add_relu
 from resnet_cifar.models import uniform_scale
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
-# Relative to the largest entry; bfloat16 has 8 bits.
-TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
-
-
-def normal(seed, *shape, dtype="float32"):
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
-
-
-def assert_close(got, expected, dtype="float32"):
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        assert a.dtype == b.dtype and a.shape == b.shape
-        tolerance = TOLERANCE[dtype] * max(1, float(abs(b).max()))
-        np.testing.assert_allclose(
-            np.asarray(a, np.float32), np.asarray(b, np.float32), atol=tolerance
-        )
 
 
 def test_gradients_in_float64():
