@@ -34,3 +34,22 @@ def test_last_words_are_said_only_by_the_dead():
         assert done.stderr == words
     with last_words("never"):
         pass
+
+
+STUCK = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from resnet_cifar import connection
+from resnet_cifar.errors import UserError
+
+connection.EXIT_SECONDS = 0.5
+connection.client = lambda: SimpleNamespace(key_value_set=lambda *_: None)
+ThreadPoolExecutor(1).submit(time.sleep, 200)
+connection.leave(UserError("the disk is full"))
+"""
+
+
+def test_a_process_that_leaves_does_not_wait_for_a_dispatch():
+    done = subprocess.run([sys.executable, "-c", STUCK], timeout=100, check=False)
+    assert done.returncode == 1
