@@ -34,6 +34,10 @@ from resnet_cifar.report.variants import variant_name
 from resnet_cifar.weights import save_weights
 
 ROOT = Path(__file__).parents[1]
+UNCHANGED = {  # Tells the baseline of the ingredients from its changes.
+    "label_smoothing": 0.0, "cutout": 0, "ema_decay": 0.0, "decay_mask": False, "shortcut": "A",
+    "bn_scale_init": "uniform",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -128,7 +132,7 @@ def test_the_tables_of_the_report_follow_the_results(name):
         ("README.md", ["card"]),
         ("docs/model_card.md", ["family", "peers", "comparison", "pictures", "recipes"]),
         ("docs/sweep.md", ["sweep_cpu"]),
-        ("docs/experiments.md", ["smoothing"]),
+        ("docs/experiments.md", ["smoothing", "ingredients", "short_recipes", "optimizers"]),
         ("docs/speed.md", ["gpu", "gpu_kernels", "gpu_program", "cpu", "variants", "startup"]),
         ("docs/reliability.md", ["faults"]),
         ("docs/scale.md", ["scaling_model", "scaling_cpu", "remat", "process_faults"]),
@@ -161,6 +165,29 @@ def test_what_is_said_of_the_numbers_follows_the_results():
         "ResNet44 and ResNet56 are {:.1f} and {:.1f} points below it, and ResNet56 is {:.1f} below"
     )
     assert said.format(*short) in " ".join(readme.split())
+
+
+def test_what_is_said_of_the_fast_recipe_and_the_optimizers_follows_the_results():
+    readme, experiments = (
+        " ".join((ROOT / page).read_text().split()) for page in ("README.md", "docs/experiments.md")
+    )
+
+    def mean(file, **fields):
+        runs = read_runs(ROOT / "results" / f"{file}.json")
+        own = [run for run in runs if fields.items() <= run["config"].items()]
+        assert len(own) == 3
+        return 100 * fmean(map(final_accuracy, own))
+
+    assert f"With `fast`, ResNet56 reaches {mean('fast'):.2f} ±" in readme
+    best = {
+        "Muon": mean("optimizers", optimizer="muon", learning_rate=0.03),
+        "AdamW": mean("optimizers", optimizer="adamw", learning_rate=0.03),
+        "SGD": mean("optimizers", optimizer="sgd", learning_rate=1.8),
+    }
+    assert ", ".join(f"{name} {accuracy:.2f}" for name, accuracy in best.items()) in experiments
+    cost = mean("ingredients", weight_decay=1e-4, mixup=0.0, **UNCHANGED)
+    cost -= mean("ingredients", mixup=1.0)
+    assert f"it costs {cost:.1f} points" in experiments
 
 
 def test_the_rehearsal_is_not_in_the_model_card():

@@ -22,6 +22,7 @@ def get_config(path, *recipe) -> Config:
 def test_there_is_a_config_for_each_member_of_the_family():
     assert {path.stem for path in CONFIGS} == {
         "quickstart",
+        "short",
         *(f"resnet{depth}" for depth in (20, 32, 44, 56, 110)),
     }
 
@@ -31,12 +32,12 @@ def test_every_config_file_and_recipe_is_valid(path):
     for recipe in [()] if path.stem == "quickstart" else [(), *((name,) for name in RECIPES)]:
         config = get_config(path, *recipe)
         validate(config)
-        assert path.stem in ("quickstart", f"resnet{config.depth}")
+        assert path.stem in ("quickstart", "short", f"resnet{config.depth}")
         assert path.read_text().startswith(f'"""ResNet{config.depth}')
 
 
 def test_the_card_is_the_default():
-    config = get_config(CONFIGS[-1])
+    config = get_config(CONFIGS[0].with_name("resnet56.py"))
     assert config == make_config("card", depth=config.depth)
     assert (config.learning_rate, config.momentum, config.weight_decay, config.batch_size) == (
         1.2,
@@ -45,6 +46,15 @@ def test_the_card_is_the_default():
         1024,
     )
     assert (config.bn_scale_init, config.shortcut, config.train_split) == ("uniform", "A", "train")
+
+
+def test_short_runs_scale_rate_and_lengths_and_keep_the_rest():
+    path = CONFIGS[0].with_name("short.py")
+    card, best = get_config(path), get_config(path, "best")
+    assert (card.learning_rate, best.learning_rate) == (0.6, 0.4)  # 1.2 / 1024 and 0.2 / 256.
+    assert (card.decay_epochs, card.ema_decay, card.weight_decay) == ((10, 15), 0, 1e-4)
+    assert (best.decay, best.ema_decay, best.weight_decay) == ("cosine", 0.99, 5e-4)
+    assert (best.mixup, best.mixup_off_epochs) == (1.0, 2)
 
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])

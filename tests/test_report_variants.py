@@ -95,6 +95,36 @@ def test_recipes_are_labelled_by_name_and_own_overrides():
     assert label(*runs) == ("num_epochs=6", ["card", "strong", "strong with momentum=0.8"])
 
 
+def test_a_split_does_not_make_a_run_the_papers():
+    splits = {"train_split": "train[:45000]", "validation_split": "train[45000:]"}
+    assert label(make_run(**splits, batch_size=512))[0].startswith("recipe card with train_split=")
+
+
+def test_changes_of_a_field_each_keep_their_baseline_across_recipes():
+    # With "ones", the run is as near to the recipe `paper` as to `card`.
+    fields = {"warmup_epochs": 0, "batch_size": 128, "learning_rate": 0.1}
+    changes = [{}, {"bn_scale_init": "ones"}, {"cutout": 8}, {"mixup": 1}]
+    shared, short = label(*(make_run(**fields, **change) for change in changes))
+    assert shared.endswith("changed as each row says")
+    assert set(short) == {"baseline", "bn_scale_init=ones", "cutout=8", "mixup=1"}
+
+
+def test_what_recipes_share_is_said_once():
+    splits = {"train_split": "train[:45000]", "validation_split": "train[45000:]"}
+    short = {"batch_size": 512, "num_epochs": 20, "warmup_epochs": 1}
+    runs = [
+        make_run("card", **splits, **short, decay_epochs=(10, 15)),
+        make_run("fast", **splits, **short),
+        make_run("strong", **splits, **short, learning_rate=0.4),
+    ]
+    shared, names = label(*runs)
+    assert shared == (
+        "train_split=train[:45000], validation_split=train[45000:], batch_size=512, "
+        "num_epochs=20, warmup_epochs=1"
+    )
+    assert names == ["card with decay_epochs=10,15", "fast", "strong with learning_rate=0.4"]
+
+
 def test_a_single_variant_is_labelled_by_its_recipe():
     assert label(make_run(num_epochs=6)) == ("recipe card with num_epochs=6", ["card"])
     assert label() == ("", [])

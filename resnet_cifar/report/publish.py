@@ -12,6 +12,7 @@ from pathlib import Path
 from resnet_cifar.errors import UserError
 from resnet_cifar.recipes import RECIPES
 from resnet_cifar.report import tables
+from resnet_cifar.report.gain_plots import draw_gains
 from resnet_cifar.report.heat_maps import heat_maps, plot_heat_maps
 from resnet_cifar.report.pages import fill, wrap
 from resnet_cifar.report.plots import plot_accuracy_against_time, plot_learning
@@ -33,7 +34,8 @@ from resnet_cifar.report.variants import Run, group_by_variant, label_variants, 
 from resnet_cifar.workdir import write_atomically
 
 WORKDIR = "runs"  # The default, in the repository.
-EXPERIMENTS = ("sweep_cpu", "smoothing")  # Short runs on a CPU, never in the model card.
+# Short runs, never in the model card.
+EXPERIMENTS = ("sweep_cpu", "smoothing", "ingredients", "short_recipes", "optimizers")
 PAGES = ("README.md", "docs/model_card.md", "docs/sweep.md", "docs/experiments.md")
 
 
@@ -63,6 +65,7 @@ def report(workdir: Path, *, output: Path | None = None, root: Path | None = Non
             write_runs(output, runs)
             draw_learning(groups, output.with_suffix(".png"))
             draw_heat_maps(groups, output.with_name(f"{output.stem}_heat_map.png"))
+            draw_gains(groups, output.with_name(f"{output.stem}_gains.png"))
         elif root:
             add_to_recipes(groups, root / "results")
         for path in publish(root) if root else ():
@@ -197,6 +200,8 @@ def draw_pictures(results: Path) -> list[Path]:
             drawn.append(results / f"{name}.png")
         if name in EXPERIMENTS and draw_heat_maps(groups, results / f"{name}_heat_map.png"):
             drawn.append(results / f"{name}_heat_map.png")
+        if name in EXPERIMENTS and draw_gains(groups, results / f"{name}_gains.png"):
+            drawn.append(results / f"{name}_gains.png")
     by_recipe = {recipe: by_name[recipe] for recipe in RECIPES if completed(by_name[recipe])}
     if by_recipe:
         path = results / "accuracy_against_time.png"
@@ -214,9 +219,10 @@ def draw_heat_maps(groups: dict[str, list[Run]], path: Path) -> bool:
 
 
 def draw_learning(groups: dict[str, list[Run]], path: Path) -> bool:
-    """Draw the learning curves if a run has completed, and tell whether one has."""
+    """Draw the learning curves if a variant was scored more than once, and tell whether one was."""
     panels = learning_curves(groups)
-    if panels:
-        shared = label_variants(groups).shared
-        plot_learning(panels, f"All runs: {shared}" if shared else "", path)
-    return bool(panels)
+    if all(len(curve.epochs) < 2 for curves in panels.values() for curve in curves):
+        return False
+    shared = label_variants(groups).shared
+    plot_learning(panels, f"All runs: {shared}" if shared else "", path)
+    return True

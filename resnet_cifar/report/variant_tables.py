@@ -18,7 +18,7 @@ from resnet_cifar.report.tables import (
     more_seeds_cell,
     without_averaging,
 )
-from resnet_cifar.report.variants import Run, label_variants
+from resnet_cifar.report.variants import BASELINE, Run, label_variants
 
 
 def variants_table(groups: dict[str, list[Run]]) -> list[str]:
@@ -28,7 +28,8 @@ def variants_table(groups: dict[str, list[Run]]) -> list[str]:
     validated = any(validation_accuracy(run) is not None for run in completed(everything))
     averaging = has_averages(everything)
     rows = []
-    for name, runs in groups.items():
+    for name in sorted(groups, key=lambda name: short[name] != BASELINE):  # The baseline first.
+        runs = groups[name]
         for dataset, depth in networks(runs):
             own = select(runs, dataset, depth)
             seconds = f"{statistics.mean(map(total_seconds, own)):,.0f}" if own else ""

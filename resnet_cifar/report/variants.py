@@ -6,6 +6,7 @@ fields that differ from it, as in `card with batch_size=128, num_epochs=4`.
 
 import dataclasses
 import json
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from resnet_cifar.recipes import RECIPES, make_config
@@ -13,6 +14,8 @@ from resnet_cifar.workdir import CHANGEABLE
 
 Run = dict[str, Any]  # A compacted summary.json: see `runs.compact`.
 KEY = ("dataset", "depth", "seed")  # The fields in which runs of one variant differ.
+SPLITS = ("train_split", "validation_split")  # They tell no recipe from another.
+BASELINE = "baseline"  # The label of the variant that the others are compared with.
 
 
 class Labels(NamedTuple):
@@ -39,8 +42,8 @@ def overrides(run: Run, recipe: str) -> dict[str, Any]:
 
 
 def nearest_recipe(run: Run) -> str:
-    """Return the recipe with the fewest overrides."""
-    return min(RECIPES, key=lambda recipe: len(overrides(run, recipe)))
+    """Return the recipe with the fewest overrides, whatever the splits."""
+    return min(RECIPES, key=lambda recipe: len(without(overrides(run, recipe), SPLITS)))
 
 
 def variant_name(run: Run) -> str:
@@ -74,8 +77,9 @@ def group_by_variant(runs: list[Run]) -> dict[str, list[Run]]:
 def label_variants(groups: dict[str, list[Run]]) -> Labels:
     """Separate what all variants share from what tells them apart.
 
-    Variants of several recipes are labelled by the recipe and its own overrides, others by the
-    fields that differ: between all of them, or from their baseline if there is one.
+    Variants that each change one field of their baseline are labelled by it, those of several
+    recipes by the recipe and its overrides, others by the fields that differ: between all of them,
+    or from their baseline if there is one.
 
     Example:
       `card` and `card with weight_decay=0.001` share `recipe card`; their labels are
@@ -84,18 +88,20 @@ def label_variants(groups: dict[str, list[Run]]) -> Labels:
     first = {name: runs[0] for name, runs in groups.items()}
     recipes = {name: nearest_recipe(run) for name, run in first.items()}
     varying = varying_fields(list(first.values()))
-    if len(set(recipes.values())) > 1 and len(varying) > 2:
-        return label_by_recipe(first, recipes)
+    center = baseline(groups)
+    far = max(len(changed(first[center], run)) for run in first.values()) if center else 0
+    if len(set(recipes.values())) > 1 and len(varying) > 2 and far != 1:
+        return label_by_recipe(first, varying)
     if not first:
         return Labels("", {})
     name, run = next(iter(first.items()))
-    if center := baseline(groups):
+    if center:
         run = first[center]
         shared = with_fields(f"recipe {recipes[center]}", overrides(run, recipes[center]))
         values = {name: with_fields("", changed(run, other)) for name, other in first.items()}
         return Labels(
             f"{shared}, changed as each row says",
-            {name: value or "baseline" for name, value in values.items()},
+            {name: value or BASELINE for name, value in values.items()},
         )
     shared = without(overrides(run, recipes[name]), varying)
     values = {name: with_fields("", chosen(run["config"], varying)) for name, run in first.items()}
@@ -105,19 +111,16 @@ def label_variants(groups: dict[str, list[Run]]) -> Labels:
     )
 
 
-def label_by_recipe(first: dict[str, Run], recipes: dict[str, str]) -> Labels:
-    changes = {name: overrides(run, recipes[name]) for name, run in first.items()}
-    common = set.intersection(
-        *({(f, format_value(v)) for f, v in c.items()} for c in changes.values())
-    )
-    fields = [field for field, _ in common]
-    return Labels(
-        with_fields("", chosen(next(iter(changes.values())), fields)),
-        {
-            name: with_fields(recipe, without(changes[name], fields))
-            for name, recipe in recipes.items()
-        },
-    )
+def label_by_recipe(first: dict[str, Run], varying: list[str]) -> Labels:
+    """Label each variant by the recipe from which it differs in the fewest varying fields."""
+    shared, short = {}, {}
+    for name, run in first.items():
+        changes = {recipe: overrides(run, recipe) for recipe in RECIPES}
+        own = {recipe: chosen(fields, varying) for recipe, fields in changes.items()}
+        nearest = min(RECIPES, key=lambda recipe: len(own[recipe]))
+        short[name] = with_fields(nearest, own[nearest])
+        shared |= without(changes[nearest], varying)
+    return Labels(with_fields("", shared), short)
 
 
 def baseline(groups: dict[str, list[Run]]) -> str | None:
@@ -149,9 +152,9 @@ def varying_fields(runs: list[Run]) -> list[str]:
     return [field for field in fields if field not in CHANGEABLE and len(values[field]) > 1]
 
 
-def chosen(config: dict[str, Any], fields: list[str]) -> dict[str, Any]:
+def chosen(config: dict[str, Any], fields: Collection[str]) -> dict[str, Any]:
     return {field: value for field, value in config.items() if field in fields}
 
 
-def without(config: dict[str, Any], fields: list[str]) -> dict[str, Any]:
+def without(config: dict[str, Any], fields: Collection[str]) -> dict[str, Any]:
     return {field: value for field, value in config.items() if field not in fields}
