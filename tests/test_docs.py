@@ -28,16 +28,20 @@ from resnet_cifar.report.evaluations import (
 )
 from resnet_cifar.report.pages import fill
 from resnet_cifar.report.publish import PAGES, in_card, page_sections
-from resnet_cifar.report.runs import CARD_DEPTHS, final_accuracy, read_peers, read_runs, select
-from resnet_cifar.report.statistics import Spread
-from resnet_cifar.report.variants import variant_name
+from resnet_cifar.report.ranking import mean_validation
+from resnet_cifar.report.runs import (
+    CARD_DEPTHS,
+    epochs_of,
+    final_accuracy,
+    read_peers,
+    read_runs,
+    select,
+)
+from resnet_cifar.report.statistics import Spread, paired_difference, spread
+from resnet_cifar.report.variants import group_by_variant, variant_name
 from resnet_cifar.weights import save_weights
 
 ROOT = Path(__file__).parents[1]
-UNCHANGED = {  # Tells the baseline of the ingredients from its changes.
-    "label_smoothing": 0.0, "cutout": 0, "ema_decay": 0.0, "decay_mask": False, "shortcut": "A",
-    "bn_scale_init": "uniform",
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -167,27 +171,68 @@ def test_what_is_said_of_the_numbers_follows_the_results():
     assert said.format(*short) in " ".join(readme.split())
 
 
-def test_what_is_said_of_the_fast_recipe_and_the_optimizers_follows_the_results():
-    readme, experiments = (
-        " ".join((ROOT / page).read_text().split()) for page in ("README.md", "docs/experiments.md")
-    )
+def chosen_runs(file, **fields):
+    """Return the runs of three seeds with these values in their config."""
+    runs = read_runs(ROOT / "results" / f"{file}.json")
+    own = [run for run in runs if fields.items() <= run["config"].items()]
+    assert [run["seed"] for run in own] == [0, 1, 2]
+    return own
 
-    def mean(file, **fields):
-        runs = read_runs(ROOT / "results" / f"{file}.json")
-        own = [run for run in runs if fields.items() <= run["config"].items()]
-        assert len(own) == 3
-        return 100 * fmean(map(final_accuracy, own))
 
-    assert f"With `fast`, ResNet56 reaches {mean('fast'):.2f} ±" in readme
-    best = {
-        "Muon": mean("optimizers", optimizer="muon", learning_rate=0.03),
-        "AdamW": mean("optimizers", optimizer="adamw", learning_rate=0.03),
-        "SGD": mean("optimizers", optimizer="sgd", learning_rate=1.8),
+def best_run(file, **fields):
+    """Return the runs of three seeds that are best by validation among those with the values."""
+    groups = group_by_variant(read_runs(ROOT / "results" / f"{file}.json"))
+    own = [runs for runs in groups.values() if fields.items() <= runs[0]["config"].items()]
+    return max(own, key=lambda runs: mean_validation(runs) or 0)
+
+
+def difference(runs, over):
+    paired = paired_difference(runs, over)
+    assert paired
+    return f"{100 * paired.mean:.2f} ± {100 * paired.half_interval:.2f}"
+
+
+def test_what_is_said_of_the_short_runs_follows_the_results():
+    text = " ".join((ROOT / "docs" / "experiments.md").read_text().split())
+
+    recipe = {
+        "card": chosen_runs("short_recipes", bn_scale_init="uniform", shortcut="A"),
+        "strong": chosen_runs("short_recipes", decay="cosine", mixup=0.0, shortcut="A"),
+        "fast": chosen_runs("short_recipes", decay="linear", shortcut="A"),
+        "best": chosen_runs("short_recipes", mixup=1.0, shortcut="A"),
     }
-    assert ", ".join(f"{name} {accuracy:.2f}" for name, accuracy in best.items()) in experiments
-    cost = mean("ingredients", weight_decay=1e-4, mixup=0.0, **UNCHANGED)
-    cost -= mean("ingredients", mixup=1.0)
-    assert f"it costs {cost:.1f} points" in experiments
+    fast, strong, best = (
+        difference(recipe[name], recipe["card"]) for name in ("fast", "strong", "best")
+    )
+    said = f"`fast` gains {fast} points over `card`, `strong` {strong} and `best` {best}."
+    assert said in text
+
+    muon, adamw, sgd = (best_run("optimizers", optimizer=o) for o in ("muon", "adamw", "sgd"))
+    accuracies = (f"{100 * fmean(map(final_accuracy, own)):.2f}" for own in (muon, adamw, sgd))
+    assert "Muon {}, AdamW {}, SGD {}.".format(*accuracies) in text
+    assert f"AdamW over SGD is not settled: +{difference(adamw, sgd)}." in text
+    decayed = chosen_runs("ingredients", weight_decay=5e-4)
+    assert f"Muon is still ahead by {difference(muon, decayed)}." in text
+
+    averaged = chosen_runs("ingredients", ema_decay=0.99)
+    raw = [{**run, "test_accuracy_ema": run["test_accuracy"]} for run in averaged]
+    assert f"averaging changes the accuracy by {difference(averaged, raw)}." in text
+
+
+def test_what_is_said_of_the_fast_recipe_follows_the_results():
+    fast = spread([100 * final_accuracy(run) for run in chosen_runs("fast")])
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"With `fast`, ResNet56 reaches {fast.mean:.2f} ± {fast.deviation:.2f} (three" in text
+
+
+def test_the_test_accuracy_swings_as_the_model_card_says():
+    accuracies = []
+    for run in read_runs(ROOT / "results" / "card.json"):
+        rows = epochs_of(run, "test")
+        epochs = np.array(rows["epoch"])
+        accuracies += [*np.array(rows["accuracy"])[(epochs >= 40) & (epochs <= 80)]]
+    said = f"between {100 * min(accuracies):.0f} and {100 * max(accuracies):.0f} %"
+    assert said in " ".join((ROOT / "docs" / "model_card.md").read_text().split())
 
 
 def test_the_rehearsal_is_not_in_the_model_card():

@@ -4,7 +4,7 @@ import pytest
 from synthetic_runs import make_run
 
 from resnet_cifar.report.gain_plots import draw_gains, gains_figure
-from resnet_cifar.report.ranking import gains
+from resnet_cifar.report.ranking import gains, ranked
 from resnet_cifar.report.variants import group_by_variant, label_variants
 
 CHANGES = [{}, {"cutout": 8}, {"mixup": 1.0}, {"nesterov": True}, {"label_smoothing": 0.1}]
@@ -22,15 +22,17 @@ def groups():
 
 
 def test_gains_are_drawn_in_their_order_with_intervals(groups):
-    figure = gains_figure({"ResNet56": gains(groups)}, label_variants(groups))
+    figure = gains_figure({"ResNet56": ranked(gains(groups))}, label_variants(groups))
     axes = figure.axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names == ["cutout=8", "mixup=1", "nesterov=True", "label_smoothing=0.1"]
+    assert names == [
+        "label_smoothing=0.1 (n=2)", "nesterov=True (n=2)", "mixup=1 (n=2)", "cutout=8 (n=2)",
+    ]  # fmt: skip
     points, _, (bars,) = axes.containers[0]
-    assert points.get_xdata() == pytest.approx([1.05, 2.1, 3.15, 4.2])
+    assert points.get_xdata() == pytest.approx([4.2, 3.15, 2.1, 1.05])
     # t(0.975, 1) = 12.706, and the deviation of x and x + 0.1 k, over sqrt(2), is 0.05 k.
     halves = [(end[0] - start[0]) / 2 for start, end in bars.get_segments()]
-    assert halves == pytest.approx([0.6353, 1.2706, 1.9059, 2.5412], rel=1e-3)
+    assert halves == pytest.approx([2.5412, 1.9059, 1.2706, 0.6353], rel=1e-3)
     assert axes.get_xlabel() == "points of test accuracy over baseline, 95 % interval"
 
 

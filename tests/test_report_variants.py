@@ -5,6 +5,7 @@ from synthetic_runs import make_run, make_summary
 
 from resnet_cifar.report.runs import compact
 from resnet_cifar.report.variants import (
+    baseline,
     format_value,
     group_by_variant,
     label_variants,
@@ -107,6 +108,11 @@ def test_changes_of_a_field_each_keep_their_baseline_across_recipes():
     shared, short = label(*(make_run(**fields, **change) for change in changes))
     assert shared.endswith("changed as each row says")
     assert set(short) == {"baseline", "bn_scale_init=ones", "cutout=8", "mixup=1"}
+
+
+def test_recipes_that_differ_in_much_have_no_baseline():
+    runs = [make_run(recipe) for recipe in ("card", "paper", "strong", "best", "fast")]
+    assert baseline(group_by_variant(runs)) is None
 
 
 def test_what_recipes_share_is_said_once():

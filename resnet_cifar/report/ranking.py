@@ -77,6 +77,16 @@ def gains(groups: dict[str, list[Run]]) -> list[Gain]:
     return found
 
 
+def have_one_reference(found: list[Gain]) -> bool:
+    """Tell whether several variants are compared with the same one."""
+    return len(found) > 1 and len({gain.over for gain in found}) == 1
+
+
+def ranked(found: list[Gain]) -> list[Gain]:
+    """Sort gains by network, then from the highest to the lowest."""
+    return sorted(found, key=lambda gain: (gain.dataset, gain.depth, -gain.difference.mean))
+
+
 def seeds_needed(deviation: float, difference: float = VISIBLE_DIFFERENCE) -> int | None:
     """Return how many pairs make the 95 % interval of their mean no wider than ± `difference`.
 

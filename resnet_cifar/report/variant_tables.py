@@ -6,7 +6,9 @@ from resnet_cifar.report.pages import markdown_table, wrap
 from resnet_cifar.report.ranking import (
     best_by_validation,
     gains,
+    have_one_reference,
     mean_validation,
+    ranked,
     validation_accuracy,
 )
 from resnet_cifar.report.runs import completed, networks, select, total_seconds
@@ -37,14 +39,19 @@ def variants_table(groups: dict[str, list[Run]]) -> list[str]:
             chosen_by = [f"{100 * score:.2f}" if score is not None else NO_RUN] * validated
             network = [dataset, f"ResNet{depth}"]
             test = accuracy_cell(runs, dataset, depth)
-            raw = [accuracy_cell(runs, dataset, depth, without_averaging)] * averaging
+            plain = without_averaging if has_averages(runs) else None
+            raw = [accuracy_cell(runs, dataset, depth, plain) if plain else ""] * averaging
             rows.append([short[name], *network, *chosen_by, test, *raw, seconds])
     lines = [*wrap(f"All runs: {shared}."), ""] if shared else []
     heading = ["variant", "data", "network", *["validation accuracy (%)"] * validated]
     heading += ["test accuracy (%), seeds", *["without averaging"] * averaging]
     lines += markdown_table([*heading, "seconds of training and evaluation"], rows)
     if averaging:
-        lines += ["", *wrap("With `ema_decay`, all other accuracies are of the averaged weights.")]
+        text = (
+            "With `ema_decay`, the accuracies are of the averaged weights; `without averaging` is "
+            "the test accuracy of the weights themselves."
+        )
+        lines += ["", *wrap(text)]
     return [*lines, *best_variants(groups, short), *gains_table(groups, short)]
 
 
@@ -69,12 +76,15 @@ def best_variants(groups: dict[str, list[Run]], short: dict[str, str]) -> list[s
 
 def gains_table(groups: dict[str, list[Run]], short: dict[str, str]) -> list[str]:
     """Return what one variant gains over another, and how many more seeds would show 0.2 points."""
-    rows = []
-    for name, over, dataset, depth, difference in gains(groups):
-        network = [dataset, f"ResNet{depth}"]
-        cells = [difference_cell(difference), more_seeds_cell(difference)]
-        rows.append([f"{short[name]} over {short[over]}", *network, *cells])
-    if not rows:
+    found = gains(groups)
+    if not found:
         return []
-    heading = ["gain", "data", "network", "points, 95 % interval, pairs", "more seeds for ± 0.2"]
+    one = have_one_reference(found)
+    rows = []
+    for gain in ranked(found) if one else found:
+        pair = short[gain.name] if one else f"{short[gain.name]} over {short[gain.over]}"
+        cells = [difference_cell(gain.difference), more_seeds_cell(gain.difference)]
+        rows.append([pair, gain.dataset, f"ResNet{gain.depth}", *cells])
+    what = f"gain over {short[found[0].over]}" if one else "gain"
+    heading = [what, "data", "network", "points, 95 % interval, pairs", "more seeds for ± 0.2"]
     return ["", *markdown_table(heading, rows)]

@@ -15,6 +15,7 @@ from resnet_cifar.workdir import CHANGEABLE
 Run = dict[str, Any]  # A compacted summary.json: see `runs.compact`.
 KEY = ("dataset", "depth", "seed")  # The fields in which runs of one variant differ.
 SPLITS = ("train_split", "validation_split")  # They tell no recipe from another.
+TOGETHER = 2  # A baseline's most fields that a variant changes, as mixup and its last epochs.
 BASELINE = "baseline"  # The label of the variant that the others are compared with.
 
 
@@ -77,9 +78,8 @@ def group_by_variant(runs: list[Run]) -> dict[str, list[Run]]:
 def label_variants(groups: dict[str, list[Run]]) -> Labels:
     """Separate what all variants share from what tells them apart.
 
-    Variants that each change one field of their baseline are labelled by it, those of several
-    recipes by the recipe and its overrides, others by the fields that differ: between all of them,
-    or from their baseline if there is one.
+    Variants that each change little of their baseline are labelled by it, those of several
+    recipes by the recipe and its overrides, others by the fields that differ.
 
     Example:
       `card` and `card with weight_decay=0.001` share `recipe card`; their labels are
@@ -89,8 +89,7 @@ def label_variants(groups: dict[str, list[Run]]) -> Labels:
     recipes = {name: nearest_recipe(run) for name, run in first.items()}
     varying = varying_fields(list(first.values()))
     center = baseline(groups)
-    far = max(len(changed(first[center], run)) for run in first.values()) if center else 0
-    if len(set(recipes.values())) > 1 and len(varying) > 2 and far != 1:
+    if len(set(recipes.values())) > 1 and len(varying) > 2 and not center:
         return label_by_recipe(first, varying)
     if not first:
         return Labels("", {})
@@ -124,20 +123,20 @@ def label_by_recipe(first: dict[str, Run], varying: list[str]) -> Labels:
 
 
 def baseline(groups: dict[str, list[Run]]) -> str | None:
-    """Return the variant that is nearest to all others, so that each changes little of it.
+    """Return the variant of which each other one changes one field, or two that go together.
 
-    The distance of two variants is the number of fields in which they differ. None if fewer than
-    three fields vary, or if several variants are equally near, as in a full grid.
+    None if there is no such variant, if there are several, as in a full grid, or if fewer than
+    three fields vary.
     """
     first = {name: runs[0] for name, runs in groups.items()}
     if len(varying_fields(list(first.values()))) < 3:
         return None
-    far = {
-        name: sum(len(changed(run, other)) for other in first.values())
-        for name, run in first.items()
+    changes = {
+        name: [len(changed(run, other)) for other in first.values()] for name, run in first.items()
     }
-    nearest = min(far, key=lambda name: far[name])
-    return nearest if [*far.values()].count(far[nearest]) == 1 else None
+    total = {name: sum(counts) for name, counts in changes.items() if max(counts) <= TOGETHER}
+    nearest = [name for name in total if total[name] == min(total.values())]
+    return nearest[0] if len(nearest) == 1 else None
 
 
 def changed(run: Run, other: Run) -> dict[str, Any]:
