@@ -63,6 +63,7 @@ def test_a_dry_run_needs_no_data_and_writes_nothing(tmp_path, capsys):
         "--config.width=4",
         "--config.batch_size=32",
         "--config.train_split=train[:50%]",
+        "--config.num_devices=1",
     ]
     folders = [f"--config.data_dir={tmp_path}", f"--workdir={tmp_path / 'run'}"]
     main_here("--config=configs/resnet20.py", *fields, *folders, "--dry_run")

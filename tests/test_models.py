@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import normal
 
 from resnet_cifar.models import ResidualBlock, ResNet, he_normal, pad_channels, uniform_scale
+from resnet_cifar.steps import initialize
 
 # Closed form, and He et al. 2015, table 6. Shortcut B adds two 1x1 convolutions with BatchNorm, a
 # class 65 parameters.
@@ -27,8 +29,7 @@ def test_parameters_of_the_family(depth):
     assert count(ResNet(depth)) == PARAMETERS[depth]
 
 
-@pytest.mark.parametrize("depth", [20, 56])
-@pytest.mark.parametrize("num_classes", [10, 100])
+@pytest.mark.parametrize(("depth", "num_classes"), [(20, 10), (56, 100)])
 def test_shortcut_b_and_more_classes_add_parameters(depth, num_classes):
     expected = PARAMETERS[depth] + SHORTCUT_B + 65 * (num_classes - 10)
     assert count(ResNet(depth, num_classes=num_classes, shortcut="B")) == expected
@@ -59,10 +60,10 @@ def test_unknown_shortcut_is_refused():
 
 
 def test_convolutions_pad_one_pixel_on_each_side_at_stride_two():
-    block = ResidualBlock(filters=32, stride=2)
-    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 16))
-    variables = block.init(jax.random.key(1), x, train=False)
-    _, state = block.apply(variables, x, train=False, capture_intermediates=True)
+    block, x = ResidualBlock(filters=32, stride=2), normal(0, 2, 8, 8, 16)
+    variables = jax.jit(partial(block.init, train=False))(jax.random.key(1), x)
+    apply = jax.jit(partial(block.apply, train=False, capture_intermediates=True))
+    _, state = apply(variables, x)
     got = state["intermediates"]["conv1"]["__call__"][0]
 
     conv = partial(
@@ -80,8 +81,8 @@ def test_convolutions_pad_one_pixel_on_each_side_at_stride_two():
 def test_a_block_is_the_equation_of_the_paper(shortcut):
     """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)), at the initial statistics."""
     block = ResidualBlock(filters=32, stride=2, shortcut=shortcut, scale_init=uniform_scale)
-    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 16))
-    variables = block.init(jax.random.key(1), x, train=False)
+    x = normal(0, 2, 8, 8, 16)
+    variables = jax.jit(partial(block.init, train=False))(jax.random.key(1), x)
     params = variables["params"]
 
     def conv(name, x, stride, pad):
@@ -98,13 +99,8 @@ def test_a_block_is_the_equation_of_the_paper(shortcut):
         x = jnp.pad(x[:, ::2, ::2], ((0, 0), (0, 0), (0, 0), (8, 8)))
     else:
         x = norm("shortcut_bn", conv("shortcut_conv", x, 2, 0))
-    np.testing.assert_allclose(
-        block.apply(variables, block_input(), train=False), jax.nn.relu(x + y), atol=1e-5
-    )
-
-
-def block_input():
-    return jax.random.normal(jax.random.key(0), (2, 8, 8, 16))
+    got = jax.jit(partial(block.apply, train=False))(variables, normal(0, 2, 8, 8, 16))
+    np.testing.assert_allclose(got, jax.nn.relu(x + y), atol=1e-5)
 
 
 def test_shortcut_a_takes_every_second_pixel_and_pads_zeros():
@@ -115,23 +111,27 @@ def test_shortcut_a_takes_every_second_pixel_and_pads_zeros():
 
 
 def test_batch_statistics_move_by_a_tenth_towards_the_batch():
-    model = ResNet(8)
-    images = jax.random.normal(jax.random.key(0), (16, 32, 32, 3))
-    variables = model.init(jax.random.key(1), images, train=False)
-    _, state = model.apply(variables, images, train=True, mutable=["batch_stats", "intermediates"],
-                           capture_intermediates=True)  # fmt: skip
-    stem = state["intermediates"]["stem_conv"]["__call__"][0]
+    model, images = ResNet(8, width=2), normal(0, 16, 16, 16, 3)
+    variables = initialize(model, jax.random.key(1), (16, 16, 3))
+    _, state = jax.jit(
+        partial(
+            model.apply,
+            train=True,
+            mutable=["batch_stats", "intermediates"],
+            capture_intermediates=True,
+        )
+    )(variables, images)
+    stem = np.asarray(state["intermediates"]["stem_conv"]["__call__"][0])
     stats = state["batch_stats"]["stem_bn"]
     np.testing.assert_allclose(stats["mean"], 0.1 * stem.mean((0, 1, 2)), atol=1e-6)
     np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * stem.var((0, 1, 2)), rtol=1e-4)
 
 
 def test_evaluation_reads_the_running_statistics_and_changes_nothing():
-    model = ResNet(8)
-    images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
-    variables = model.init(jax.random.key(1), images, train=False)
-    alone = model.apply(variables, images[:1], train=False)
-    together = model.apply(variables, images, train=False)
+    model, images = ResNet(8, width=2), normal(0, 4, 16, 16, 3)
+    variables = initialize(model, jax.random.key(1), (16, 16, 3))
+    apply = jax.jit(partial(model.apply, train=False))
+    alone, together = apply(variables, images[:1]), apply(variables, images)
     np.testing.assert_allclose(alone, together[:1], atol=1e-5)
 
 
@@ -151,9 +151,8 @@ def test_kernels_drawn_as_matrices_have_the_values_of_flax():
 
 
 def test_the_model_uses_its_initializers():
-    params = ResNet(8, shortcut="B", scale_init=uniform_scale).init(
-        jax.random.key(0), IMAGES, train=False
-    )["params"]
+    model = ResNet(8, shortcut="B", scale_init=uniform_scale)
+    params = jax.device_get(initialize(model, jax.random.key(0), (32, 32, 3))["params"])
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if name.endswith("kernel"):
@@ -167,8 +166,10 @@ def test_the_model_uses_its_initializers():
 
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
     model = ResNet(8, dtype=jnp.bfloat16)
-    variables = ResNet(8).init(jax.random.key(0), IMAGES, train=False)
-    logits, state = model.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
+    init = partial(model.init, train=False)
+    variables = jax.eval_shape(init, jax.random.key(0), IMAGES)
+    apply = partial(model.apply, train=True, mutable=["batch_stats"])
+    logits, state = jax.eval_shape(apply, variables, IMAGES)
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, logits, state))} == {
         jnp.dtype("float32")
     }
@@ -178,8 +179,8 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32():
 def deep():
     """Variables, images and a function that compiles the gradient of a ResNet20 of width 2."""
     model = ResNet(20, width=2, shortcut="B")
-    images = jax.random.normal(jax.random.key(1), (32, 32, 32, 3))
-    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images[:1])
+    images = normal(1, 32, 32, 32, 3)
+    variables = initialize(model, jax.random.key(0), (32, 32, 3))
 
     def loss(model, params, stats):
         logits, updates = model.apply(
@@ -222,9 +223,10 @@ def test_remat_evaluates_and_initializes_the_same_network(deep):
 
 
 def test_remat_of_one_block_a_stage_is_the_plain_network():
-    model = ResNet(8, width=2, remat=True)
-    variables = model.init(jax.random.key(0), jnp.ones((1, 8, 8, 3)), train=False)
-    plain = ResNet(8, width=2).apply(variables, jnp.ones((1, 8, 8, 3)), train=False)
-    np.testing.assert_array_equal(
-        model.apply(variables, jnp.ones((1, 8, 8, 3)), train=False), plain
+    model, images = ResNet(8, width=2, remat=True), normal(0, 1, 8, 8, 3)
+    variables = initialize(model, jax.random.key(0), (8, 8, 3))
+    rematerialized, plain = (
+        jax.jit(partial(network.apply, train=False))(variables, images)
+        for network in (model, model.clone(remat=False))
     )
+    np.testing.assert_array_equal(rematerialized, plain)

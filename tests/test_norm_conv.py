@@ -31,7 +31,7 @@ SHAPES = [
 def normal(seed, *shape, dtype="float32"):
     """Return numbers that bfloat16 can represent."""
     numbers = np.random.default_rng(seed).standard_normal(shape, np.float32)
-    return jnp.asarray(numbers, "bfloat16").astype(dtype)
+    return jnp.asarray(numbers.astype("bfloat16").astype(dtype))
 
 
 def arguments(shape, affine=False, shortcut=False, dtype="float32"):
@@ -52,9 +52,8 @@ def values_and_gradients(function, args):
 def assert_close(got, expected, tolerance):
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         assert a.shape == b.shape
-        np.testing.assert_allclose(
-            a.astype("float32"), b, rtol=0, atol=tolerance * float(abs(b).max())
-        )
+        one, other = (np.asarray(array, np.float32) for array in (a, b))
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * abs(other).max())
 
 
 def check_against_definition(shape, *, keep=True, **kind):

@@ -45,10 +45,9 @@ def test_the_counts_are_those_of_the_results_and_near_each_other():
         assert abs(correct - trained) <= 10 and abs(half - trained) <= 10
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
-@pytest.mark.parametrize(
-    "depth", [20, *(pytest.param(d, marks=pytest.mark.slow) for d in (32, 44, 56))]
-)
+@pytest.mark.parametrize("depth", DEPTHS)
 def test_weights_score_as_the_page_says(depth):
     correct = rows()[0][depth][1]
     assert abs(count_correct(load(f"resnet{depth}-cifar10")) - correct) <= NEAR_TIES.get(depth, 0)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import StopAfter, assert_same
+from helpers import StopAfter, assert_same, normal
 
 from resnet_cifar.data import Images
 from resnet_cifar.optim import make_optimizer
@@ -53,15 +53,15 @@ def test_cutout_is_a_square_that_the_border_may_cut(size):
 
 
 def batch(n=6):
-    images = jax.random.normal(jax.random.key(5), (n, 4, 4, 3))
-    return {"image": images, "label": jnp.arange(n)}
+    return {"image": normal(5, n, 4, 4, 3), "label": jnp.asarray(np.arange(n, dtype=np.int32))}
 
 
 def test_mixup_mixes_images_and_labels_alike():
+    images, mix = np.asarray(batch()["image"]), jax.jit(partial(mixup, alpha=0.5))
     for key in KEYS[:3]:
-        mixed = jax.jit(partial(mixup, alpha=0.5))(key, batch())
+        mixed = jax.device_get(mix(key, batch()))
         share, other = mixed["share"], mixed["other_label"]
-        expected = share * batch()["image"] + (1 - share) * batch()["image"][other]
+        expected = share * images + (1 - share) * images[other]
         np.testing.assert_allclose(mixed["image"], expected, rtol=1e-5)
         assert sorted(other.tolist()) == [*range(6)]
 
@@ -74,7 +74,7 @@ def test_shares_of_mixup_follow_the_beta_distribution():
 
 
 def test_mixup_ends_before_the_last_epochs():
-    regularize = Regularization(mixup=0.4, mixup_steps=10)
+    regularize = jax.jit(Regularization(mixup=0.4, mixup_steps=10).__call__)
     shares = [regularize(KEYS[0], batch(), jnp.int32(step))["share"] for step in (9, 10)]
     assert shares[0] < 1 and shares[1] == 1
 
@@ -85,8 +85,8 @@ def linear(variables, images, **_):
 
 
 def test_a_mixed_batch_has_the_loss_of_its_mixed_labels():
-    mixed = mixup(KEYS[0], batch(), alpha=0.5)
-    params = jax.random.normal(KEYS[1], (48, 6))
+    mixed = jax.jit(partial(mixup, alpha=0.5))(KEYS[0], batch())
+    params = normal(1, 48, 6)
 
     def expected_loss(params):
         logits = linear({"params": params}, mixed["image"])[0]
@@ -96,9 +96,10 @@ def test_a_mixed_batch_has_the_loss_of_its_mixed_labels():
 
     state = linear_state(params)
     state, metrics = train_step(state, mixed)
-    loss, gradient = jax.value_and_grad(expected_loss)(params)
-    np.testing.assert_allclose(metrics["loss_sum"], 6 * loss, rtol=1e-5)
-    np.testing.assert_allclose(state.params, params - 0.1 * gradient, rtol=1e-4, atol=1e-6)
+    loss, gradient = jax.jit(jax.value_and_grad(expected_loss))(params)
+    np.testing.assert_allclose(metrics["loss_sum"], 6 * float(loss), rtol=1e-5)
+    expected = np.asarray(params) - 0.1 * np.asarray(gradient)
+    np.testing.assert_allclose(state.params, expected, rtol=1e-4, atol=1e-6)
 
 
 def linear_state(params):

@@ -4,14 +4,18 @@ import io
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from resnet_cifar import streams
 from resnet_cifar.streams import BrokenPipeSafe, safe_streams
 
-PROGRAM = """
-import os, sys
-from resnet_cifar.streams import safe_streams
+# The module by itself: the package imports JAX, which takes seconds.
+IMPORT = f"import sys; sys.path.insert(0, {str(Path(streams.__file__).parent)!r})\n"
+IMPORT += "from streams import safe_streams\n"
+PROGRAM = f"""{IMPORT}
+import os
 with safe_streams():
     for _ in range(10_000):
         print('x' * 100, flush=True)
@@ -35,8 +39,7 @@ def test_a_program_survives_its_streams(redirection, tmp_path):
 
 def test_a_file_never_gets_the_number_of_a_closed_stream(tmp_path):
     """Otherwise libraries that print to file 1 or 2 would write into it."""
-    code = "from resnet_cifar.streams import safe_streams\n"
-    code += f"with safe_streams(): open({str(tmp_path / 'fd')!r}, 'w').write("
+    code = f"{IMPORT}with safe_streams(): open({str(tmp_path / 'fd')!r}, 'w').write("
     code += "str(open('/dev/null').fileno()))"
     command = f"{shlex.join([sys.executable, '-c', code])} <&- >&- 2>&-"
     assert subprocess.run(["bash", "-c", command], timeout=60, check=False).returncode == 0
