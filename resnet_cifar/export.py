@@ -43,6 +43,7 @@ from resnet_cifar.stop import Stop
 from resnet_cifar.torch_file import read_torch
 from resnet_cifar.torch_names import from_torch, to_torch
 from resnet_cifar.torch_writer import torch_bytes
+from resnet_cifar.variables import stack_blocks, unstack_blocks
 from resnet_cifar.weights import compute_logits, weights_bytes
 from resnet_cifar.workdir import absolute, write_atomically
 
@@ -136,7 +137,7 @@ def read_safetensors(folder: Path, trained: Pretrained) -> Probabilities:
 
 def make_torch(trained: Pretrained) -> tuple[bytes, ...]:
     layout = "akamaster" if trained.model.shortcut == "A" else "chenyaofo"
-    tensors = to_torch(by_path(trained.variables), layout)
+    tensors = to_torch(by_path(unstack_blocks(trained.variables)), layout)
     facts = {"names": layout, "input": "float32 [b, 3, 32, 32]: (RGB / 255 - mean) / std"}
     return torch_bytes(tensors), json_bytes(facts | hub_config(trained))
 
@@ -144,7 +145,9 @@ def make_torch(trained: Pretrained) -> tuple[bytes, ...]:
 def read_torch_again(folder: Path, trained: Pretrained) -> Probabilities:
     """Return the network of `model.pt`, by the reader of `import_torch`."""
     _, arrays = from_torch(read_torch(folder / "model.pt"))
-    return dataclasses.replace(trained, variables=unflatten_dict(arrays, sep="/")).probabilities
+    variables = unflatten_dict(arrays, sep="/")
+    variables = stack_blocks(variables) if trained.model.remat else variables
+    return dataclasses.replace(trained, variables=variables).probabilities
 
 
 def make_stablehlo(trained: Pretrained) -> tuple[bytes, ...]:

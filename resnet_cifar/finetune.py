@@ -9,6 +9,7 @@ from resnet_cifar.errors import UserError
 from resnet_cifar.pretrained import Pretrained, load
 from resnet_cifar.steps import TrainState, start_averages
 from resnet_cifar.trainer import Trainer
+from resnet_cifar.variables import stack_blocks, unstack_blocks
 from resnet_cifar.weights import digest
 from resnet_cifar.workdir import absolute
 
@@ -74,11 +75,12 @@ def initial_state(trainer: Trainer, start: Start | None) -> TrainState:
     state = trainer.init_state()
     if not start:
         return state
-    params = dict(start.trained.variables["params"])
+    variables = unstack_blocks(start.trained.variables)
+    if trainer.programs.model.remat:
+        variables = stack_blocks(variables)
     if start.new_head:
-        params["head"] = state.params["head"]
-    batch_stats = start.trained.variables["batch_stats"]
-    return start_averages(state.replace(params=params, batch_stats=batch_stats))
+        variables["params"]["head"] = state.params["head"]
+    return start_averages(state.replace(**variables))
 
 
 def start_lines(trainer: Trainer, start: Start | None) -> list[str]:

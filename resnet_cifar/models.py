@@ -77,7 +77,10 @@ class ResNet(nn.Module):
       dtype: of activations. Parameters, batch statistics and logits are float32.
       remat: store only the input of a block for the backward pass, which computes the rest again
         (Chen et al. 2016, arXiv:1604.06174). Takes less memory and more time. The first block of
-        each stage is stored whole. Blocks have no intermediate outputs that flax can capture.
+        each stage is stored whole. The others are a loop, which compiles as fast at any depth.
+        Their variables are stacked: "stage1_blocks", with a leading axis for the blocks 2 to n, in
+        place of "stage1_block2", ... (`stack_blocks` and `unstack_blocks` convert). Blocks have no
+        intermediate outputs that flax can capture.
       native: use the kernels of `norm_conv.cc`. They need a CPU with AVX2, a multiple of 16 as
         `width`, and float32 or bfloat16. The network and its gradients are the same. A program
         that is exported needs `model.clone(native=False)`.
@@ -115,35 +118,28 @@ class ResNet(nn.Module):
                 dtype=self.dtype,
                 native=self.native,
             )
-            names = [f"stage{stage + 1}_block{i + 1}" for i in range((self.depth - 2) // 6)]
-            x = block(stride=2 if stage > 0 else 1, name=names[0])(x, train=train)
-            if self.remat and names[1:] and not self.is_initializing():
-                x = self._loop(block(parent=None), names[1:], x, train=train)
+            name, n = f"stage{stage + 1}_block", (self.depth - 2) // 6
+            x = block(stride=2 if stage > 0 else 1, name=f"{name}1")(x, train=train)
+            if self.remat and n > 1:
+                x = rematerialize(block(name=f"{name}s"), n - 1, x, train=train)
                 continue
-            for name in names[1:]:
-                x = block(name=name)(x, train=train)
+            for i in range(2, n + 1):
+                x = block(name=f"{name}{i}")(x, train=train)
         x = jnp.mean(activation(x), axis=(1, 2), dtype=jnp.float32)
         return nn.Dense(self.num_classes, kernel_init=he_normal, name="head")(x)
 
-    def _loop(
-        self, block: ResidualBlock, names: list[str], x: Activations | Normalized, *, train: bool
-    ) -> Activations | Normalized:
-        """Apply equal blocks in a loop that stores only their inputs.
 
-        Without a loop, `nn.remat` saved nothing (`benchmarks/NOTES.md`).
-        """
-        own = [{kind: all_[name] for kind, all_ in self.variables.items()} for name in names]
+def rematerialize(
+    block: ResidualBlock, n: int, x: Activations | Normalized, *, train: bool
+) -> Activations | Normalized:
+    """Apply n equal blocks in a loop that stores only their inputs.
 
-        @partial(jax.checkpoint, prevent_cse=False)
-        def step(x, variables):
-            return block.apply(variables, x, train=train, mutable=["batch_stats"])
-
-        x, updates = jax.lax.scan(step, x, jax.tree.map(lambda *leaves: jnp.stack(leaves), *own))
-        if self.is_mutable_collection("batch_stats"):
-            for i, name in enumerate(names):
-                stats = jax.tree.map(lambda leaf, i=i: leaf[i], updates["batch_stats"])
-                self.put_variable("batch_stats", name, stats)
-        return x
+    Without a loop, `nn.remat` saved nothing (`benchmarks/NOTES.md`).
+    """
+    step = nn.remat(lambda block, x: (block(x, train=train), None), prevent_cse=False)
+    axes = {"params": 0, "batch_stats": 0}
+    loop = nn.scan(step, variable_axes=axes, split_rngs={"params": True}, length=n)
+    return loop(block, x)[0]
 
 
 def depth_problem(depth: int) -> str:

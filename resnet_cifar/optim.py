@@ -1,6 +1,7 @@
 """The learning-rate schedules and the optimizer of the recipes, in optax."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -145,11 +146,19 @@ def make_optimizer(
 
 
 def is_kernel(params: optax.Params) -> optax.Params:
-    """Return which parameters are kernels: those of more than one dimension."""
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    """Return which parameters are kernels: those of more than one dimension in one block."""
+
+    def dimensions(path: tuple[Any, ...], leaf: jax.Array) -> int:
+        stacked = any(str(getattr(key, "key", "")).endswith("_blocks") for key in path)
+        return leaf.ndim - stacked
+
+    return jax.tree.map_with_path(lambda path, leaf: dimensions(path, leaf) > 1, params)
 
 
 def convolutions_as_matrices(params: optax.Params) -> optax.Params:
-    """Return how Muon reads each kernel [h, w, c, filters]; None for parameters it leaves alone."""
-    matrix = optax.contrib.MuonDimensionNumbers((0, 1, 2), 3)
-    return jax.tree.map(lambda leaf: matrix if leaf.ndim == 4 else None, params)
+    """Return how Muon reads each kernel [h, w, c, filters]; None for parameters it leaves alone.
+
+    Kernels of stacked blocks, [blocks, h, w, c, filters], are a matrix each.
+    """
+    matrix = optax.contrib.MuonDimensionNumbers((-4, -3, -2), -1)
+    return jax.tree.map(lambda leaf: matrix if leaf.ndim >= 4 else None, params)

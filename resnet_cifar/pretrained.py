@@ -17,6 +17,7 @@ from resnet_cifar.data import AnyArray
 from resnet_cifar.errors import UserError
 from resnet_cifar.layers import he_normal
 from resnet_cifar.models import ResidualBlock, ResNet
+from resnet_cifar.variables import unstack_blocks
 from resnet_cifar.weights import Preprocessing, Pretrained, assemble, read_weights
 from resnet_cifar.workdir import absolute
 
@@ -157,7 +158,11 @@ def compute_features(model: ResNet, variables: Any, images: Any) -> dict[str, An
     # The native unit leaves normalization and ReLU to the next convolution, and flax can't look
     # into the loop of `remat`.
     _, state = model.clone(native=False, remat=False).apply(
-        variables, images, train=False, capture_intermediates=wanted, mutable=["intermediates"]
+        unstack_blocks(variables),
+        images,
+        train=False,
+        capture_intermediates=wanted,
+        mutable=["intermediates"],
     )
     outputs: dict[str, Any] = {
         name: own["__call__"][0] for name, own in state["intermediates"].items()

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, Literal, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 LossFn = Callable[[Float[Array, "b classes"], Int[Array, " b"]], Float[Array, " b"]]
@@ -122,12 +123,8 @@ def initialize(model: nn.Module, key: Key[Array, ""], image_shape: tuple[int, ..
         return model.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
 
     traced, shapes = jax.make_jaxpr(init, return_shape=True)(key)
-    needed, equations = {v for v in traced.jaxpr.outvars if not isinstance(v, Literal)}, []
-    for equation in reversed(traced.jaxpr.eqns):
-        if not needed.isdisjoint(equation.outvars):
-            equations.append(equation)
-            needed |= {v for v in equation.invars if not isinstance(v, Literal)}
-    jaxpr = traced.jaxpr.replace(eqns=equations[::-1])
+    used = [True] * len(traced.jaxpr.outvars)
+    jaxpr, _ = dce_jaxpr(traced.jaxpr, used, instantiate=True)
     leaves = jaxpr_as_fun(ClosedJaxpr(jaxpr, traced.consts))(key)
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
