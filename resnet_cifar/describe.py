@@ -18,7 +18,7 @@ from resnet_cifar.metrics import Row
 from resnet_cifar.plan import EMA
 from resnet_cifar.provenance import environment
 from resnet_cifar.recipes import RECIPES, make_config
-from resnet_cifar.steps import train_step
+from resnet_cifar.steps import TrainState, train_step
 from resnet_cifar.trainer import Trainer
 from resnet_cifar.variables import num_parameters
 
@@ -115,20 +115,28 @@ def costs(trainer: Trainer) -> list[str]:
     state = programs.devices.replicate(trainer.init_state())
     rows = np.zeros((trainer.steps_per_dispatch, size), np.int32)
     memory = trainer.program("train", state, rows).memory_analysis()
+    resident = sum(leaf.nbytes for leaf in jax.tree.leaves((state, trainer.images)))
+    temporary = f"{memory.temp_size_in_bytes / 1e6:,.0f} MB" if memory else "an unknown amount"
+    return [
+        f"compute    {compute(trainer, state)}",
+        f"memory     {resident / 1e6:,.0f} MB for images and state, {temporary} more in a step",
+        f"compiling  {trainer.compile_seconds:.1f} s",
+    ]
+
+
+def compute(trainer: Trainer, state: TrainState) -> str:
+    """Return XLA's count of the operations of a step."""
+    size, programs = trainer.config.batch_size, trainer.programs
+    if programs.model.remat:
+        return "not counted, as XLA counts a loop over blocks as one block"
     batch = {
         "image": jax.ShapeDtypeStruct((size, 32, 32, 3), programs.dtype),
         "label": jax.ShapeDtypeStruct((size,), jnp.int32),
     }
     analysis = jax.jit(train_step).lower(state, batch).cost_analysis() or {}
     flops = analysis.get("flops", math.nan)  # Without what falls on the padding of convolutions.
-    resident = sum(leaf.nbytes for leaf in jax.tree.leaves((state, trainer.images)))
-    temporary = f"{memory.temp_size_in_bytes / 1e6:,.0f} MB" if memory else "an unknown amount"
-    return [
-        f"compute    {flops / 1e9:,.1f} GFLOP a step, {flops / size / 1e6:,.1f} MFLOP an image "
-        "(XLA's count)",
-        f"memory     {resident / 1e6:,.0f} MB for images and state, {temporary} more in a step",
-        f"compiling  {trainer.compile_seconds:.1f} s",
-    ]
+    each = f"{flops / size / 1e6:,.1f} MFLOP an image"
+    return f"{flops / 1e9:,.1f} GFLOP a step, {each} (XLA's count)"
 
 
 def learning_rates(trainer: Trainer) -> list[tuple[float, float]]:
@@ -179,8 +187,8 @@ def accuracy_text(summary: dict[str, Any]) -> str:
 
 
 def compiling(trainer: Trainer) -> str:
-    """Say roughly how long compiling takes the first time; on a CPU it grows with the depth."""
+    """Say roughly how long compiling takes the first time; on a CPU it grows with the network."""
     if not trainer.programs.devices.on_cpu:
         return "compiling  up to some minutes the first time"
-    seconds = 4 + 0.2 * trainer.config.depth
+    seconds = 4 + 0.2 * (20 if trainer.config.remat else trainer.config.depth)
     return f"compiling  about {seconds:.0f} s the first time"

@@ -42,6 +42,13 @@ def test_the_header_says_whose_kernels_run(tiny):
     assert device.endswith(f", XLA's kernels (width={tiny.width} is no multiple of 16)")
 
 
+def test_the_time_to_compile_does_not_grow_with_depth_under_remat(tiny):
+    def line(**fields):
+        return describe.compiling(Trainer(dataclasses.replace(tiny, **fields), load=blank_splits))
+
+    assert line(depth=1202, remat=True) == line(depth=56, remat=True) != line(depth=56)
+
+
 def test_the_header_names_every_split(tiny):
     config = dataclasses.replace(tiny, validation_split="train[130:200]")
     header = "\n".join(describe.header(Trainer(config, load=blank_splits)))

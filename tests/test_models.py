@@ -10,7 +10,9 @@ import pytest
 from helpers import normal
 
 from resnet_cifar.models import ResidualBlock, ResNet, he_normal, pad_channels, uniform_scale
-from resnet_cifar.steps import initialize
+from resnet_cifar.optim import make_optimizer
+from resnet_cifar.steps import create_train_state, initialize, train_step
+from resnet_cifar.variables import stack_blocks
 
 # Closed form, and He et al. 2015, table 6. Shortcut B adds two 1x1 convolutions with BatchNorm, a
 # class 65 parameters.
@@ -188,7 +190,7 @@ def deep():
         )
         return jnp.square(logits).sum(), updates
 
-    def compiled(model):
+    def compiled(model, variables):
         gradient = jax.jit(jax.value_and_grad(partial(loss, model), has_aux=True))
         return gradient.lower(variables["params"], variables["batch_stats"]).compile()
 
@@ -198,9 +200,12 @@ def deep():
 @pytest.mark.slow
 def test_remat_changes_no_gradient_and_no_statistics_and_saves_memory(deep):
     model, variables, _, compiled = deep
-    stored, computed_again = compiled(model), compiled(model.clone(remat=True))
-    arguments = variables["params"], variables["batch_stats"]
-    expected, actual = stored(*arguments), computed_again(*arguments)
+    stacked = stack_blocks(variables)
+    stored, computed_again = compiled(model, variables), compiled(model.clone(remat=True), stacked)
+    (loss, stats), grads = stored(variables["params"], variables["batch_stats"])
+    expected = loss, stack_blocks({"params": grads, **stats})
+    (loss, stats), grads = computed_again(stacked["params"], stacked["batch_stats"])
+    actual = loss, {"params": grads, **stats}
     assert jax.tree.structure(expected) == jax.tree.structure(actual)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), actual, expected)
     less, more = (
@@ -209,17 +214,24 @@ def test_remat_changes_no_gradient_and_no_statistics_and_saves_memory(deep):
     assert less < 0.75 * more
 
 
-def test_remat_evaluates_and_initializes_the_same_network(deep):
+def test_remat_evaluates_the_same_network(deep):
     model, variables, images, _ = deep
-    model_again = model.clone(remat=True)
+    stacked = stack_blocks(variables)
     expected = jax.jit(partial(model.apply, train=False))(variables, images)
-    actual = jax.jit(partial(model_again.apply, train=False))(variables, images)
+    actual = jax.jit(partial(model.clone(remat=True).apply, train=False))(stacked, images)
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
-    shapes = [
-        jax.eval_shape(partial(net.init, train=False), jax.random.key(0), images[:1])
-        for net in (model, model_again)
-    ]
-    assert jax.tree.leaves_with_path(shapes[0]) == jax.tree.leaves_with_path(shapes[1])
+
+
+def test_the_program_of_a_rematerialized_network_does_not_grow_with_depth():
+    def equations(depth):
+        model = ResNet(depth, width=2, remat=True)
+        state = jax.eval_shape(
+            lambda: create_train_state(jax.random.key(0), model, make_optimizer(0.1))
+        )
+        batch = {"image": jnp.ones((2, 32, 32, 3)), "label": jnp.arange(2)}
+        return str(jax.make_jaxpr(train_step)(state, batch)).count(" = ")
+
+    assert equations(14) == equations(1202)
 
 
 def test_remat_of_one_block_a_stage_is_the_plain_network():

@@ -1,6 +1,7 @@
 """The schedule and the optimizer, against closed forms, optax and torch's formula."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 import pytest
 
 from resnet_cifar.optim import learning_rate_schedule, make_optimizer
+from resnet_cifar.variables import stack_blocks
 
 
 def test_card_schedule_around_its_milestones():
@@ -144,4 +146,24 @@ def test_schedules_have_the_bits_of_optax():
     steps = jnp.arange(800)
     np.testing.assert_array_equal(
         jax.vmap(ours)(steps), jax.vmap(optax.join_schedules([rise, fall], [24]))(steps)
+    )
+
+
+@pytest.mark.parametrize("name", ["sgd", "muon"])
+def test_stacked_blocks_are_updated_like_single_ones(name):
+    rng = np.random.default_rng(0)
+    params = {"head": {"kernel": rng.normal(size=(8, 3)).astype(np.float32)}}
+    for i in (2, 3):
+        kernel = rng.normal(size=(3, 3, 2, 4)).astype(np.float32)
+        params[f"stage1_block{i}"] = {"kernel": kernel, "scale": kernel[0, 0, 0]}
+    tx = make_optimizer(0.1, optimizer=name, weight_decay=0.1, decay_mask=True)
+
+    @jax.jit
+    def update(params):
+        return tx.update(jax.tree.map(jnp.sin, params), tx.init(params), params)[0]
+
+    (stacked,) = stack_blocks({"params": params}).values()
+    (expected,) = stack_blocks({"params": update(params)}).values()
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), update(stacked), expected
     )
