@@ -136,8 +136,12 @@ def rematerialize(
     Without a loop, `nn.remat` saved nothing (`benchmarks/NOTES.md`).
     """
     step = nn.remat(lambda block, x: (block(x, train=train), None), prevent_cse=False)
-    axes = {"params": 0, "batch_stats": 0}
-    loop = nn.scan(step, variable_axes=axes, split_rngs={"params": True}, length=n)
+    loop = nn.scan(
+        step,
+        variable_axes={"params": 0, "batch_stats": 0},
+        split_rngs={"params": True},
+        length=n,
+    )
     return loop(block, x)[0]
 
 

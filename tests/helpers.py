@@ -43,10 +43,10 @@ def assert_same(tree, other):
     jax.tree.map(np.testing.assert_array_equal, tree, other)
 
 
-def make_pretrained(names, *, width=16, shortcut="A", config=None):
-    """Return a ResNet8 of random weights, positive where they must be."""
-    rng, model = np.random.default_rng(7), ResNet(8, len(names), width, shortcut)
-    shapes = array_shapes(8, len(names), width, shortcut)
+def make_pretrained(names, *, depth=8, width=16, shortcut="A", remat=False, config=None):
+    """Return a network of random weights, positive where they must be."""
+    rng, model = np.random.default_rng(7), ResNet(depth, len(names), width, shortcut, remat=remat)
+    shapes = array_shapes(depth, len(names), width, shortcut, remat)
     arrays = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
     arrays |= {name: 0.5 + abs(a) for name, a in arrays.items() if name.endswith(("scale", "var"))}
     preprocessing = Preprocessing((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))

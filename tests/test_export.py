@@ -19,6 +19,7 @@ from resnet_cifar.import_torch import import_torch
 from resnet_cifar.model_card import hub_config, model_card
 from resnet_cifar.pretrained import load
 from resnet_cifar.stop import Stop
+from resnet_cifar.variables import stack_blocks
 from resnet_cifar.weights import save_weights
 
 FRUIT = ("fig", "kiwi", "lime")
@@ -63,6 +64,19 @@ def test_the_round_trip_through_pytorch_is_exact(tmp_path, shortcut, layout, key
     assert_same(again.variables, trained.variables)
     assert key.encode() in (tmp_path / "model.pt").read_bytes()
     assert json.loads((tmp_path / "model.pt.json").read_text())["names"] == layout
+
+
+def test_pytorch_gets_stacked_blocks_one_by_one(tmp_path):
+    plain = make_pretrained(FRUIT, depth=20, width=2)
+    stacked = dataclasses.replace(
+        plain, model=plain.model.clone(remat=True), variables=stack_blocks(plain.variables)
+    )
+    form = FORMATS["torch"]
+    assert form.make(stacked) == form.make(plain)
+    (tmp_path / "model.pt").write_bytes(form.make(stacked)[0])
+    again = form.read(tmp_path, stacked).__self__  # Whose method it is.
+    assert again.model.remat
+    assert_same(again.variables, stacked.variables)
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from resnet_cifar.steps import array_fields
 from resnet_cifar.stop import Stopped
 from resnet_cifar.train import train_and_evaluate
 from resnet_cifar.trainer import Trainer
+from resnet_cifar.variables import stack_blocks
 from resnet_cifar.weights import Preprocessing, save_weights
 
 SHAPES = tuple(synthetic.class_names(10))
@@ -82,6 +83,17 @@ def test_other_classes_get_a_new_head(config, weights, names):
     assert_same(state.params, trained | {"head": fresh["head"]})
     assert start.new_head
     assert "new head for 10 classes" in start_lines(trainer, start)[0]
+
+
+def test_a_rematerialized_run_begins_at_plain_weights_and_back(config, tmp_path):
+    plain = make_pretrained(SHAPES, depth=20, width=4)
+    variables, model = stack_blocks(plain.variables), plain.model.clone(remat=True)
+    remat = dataclasses.replace(plain, model=model, variables=variables)
+    for there, here, expected in ((plain, True, variables), (remat, False, plain.variables)):
+        save_weights(tmp_path / "x.safetensors", there)
+        fields = {"init_from": str(tmp_path / "x.safetensors"), "depth": 20, "remat": here}
+        _, _, state = start_of(config, **fields)
+        assert_same({"params": state.params, "batch_stats": state.batch_stats}, expected)
 
 
 def test_classes_without_names_match_any(config, weights):

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from helpers import make_pretrained
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -58,6 +59,14 @@ def test_the_round_trip_is_exact(tmp_path, shortcut):
         assert getattr(read, field) == getattr(saved, field)
     assert read.source == str(tmp_path / "x.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+def test_stacked_blocks_come_back_as_a_rematerialized_network(tmp_path):
+    saved = make_pretrained(("cat", "dog"), depth=20, width=2, remat=True)
+    save_weights(tmp_path / "x.safetensors", saved)
+    read = read_weights(tmp_path / "x.safetensors")
+    assert read.model == saved.model and read.model.remat
+    jax.tree.map(np.testing.assert_array_equal, read.variables, saved.variables)
 
 
 def test_equal_weights_give_equal_files(tmp_path):
