@@ -85,7 +85,7 @@ def test_other_classes_get_a_new_head(config, weights, names):
     assert "new head for 10 classes" in start_lines(trainer, start)[0]
 
 
-def test_a_rematerialized_run_begins_at_plain_weights_and_back(config, tmp_path):
+def test_weights_start_runs_with_and_without_remat(config, tmp_path):
     plain = make_pretrained(SHAPES, depth=20, width=4)
     variables, model = stack_blocks(plain.variables), plain.model.clone(remat=True)
     remat = dataclasses.replace(plain, model=model, variables=variables)

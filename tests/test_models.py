@@ -222,7 +222,7 @@ def test_remat_evaluates_the_same_network(deep):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_program_of_a_rematerialized_network_does_not_grow_with_depth():
+def test_the_program_with_remat_does_not_grow_with_depth():
     def equations(depth):
         model = ResNet(depth, width=2, remat=True)
         state = jax.eval_shape(
