@@ -31,7 +31,8 @@ from resnet_cifar.data import DATASETS, Images, normalize
 from resnet_cifar.epochs import eval_steps, train_steps
 from resnet_cifar.models import ResNet
 from resnet_cifar.optim import make_optimizer
-from resnet_cifar.steps import create_train_state, train_step
+from resnet_cifar.state import create_train_state
+from resnet_cifar.steps import train_step
 
 PROGRAMS = ("train", "eval", "bare", "plain")
 

@@ -29,7 +29,7 @@ from resnet_cifar.data import DATASETS, Images, normalize
 from resnet_cifar.epochs import train_steps
 from resnet_cifar.models import ResNet
 from resnet_cifar.optim import make_optimizer
-from resnet_cifar.steps import create_train_state
+from resnet_cifar.state import create_train_state
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BATCH_SIZE = 1024

@@ -24,7 +24,8 @@ from benchmarks.gpu_program import GPUS, OUTPUT, placement
 from resnet_cifar.models import ResNet
 from resnet_cifar.optim import make_optimizer
 from resnet_cifar.provenance import environment
-from resnet_cifar.steps import TrainState, create_train_state, train_step
+from resnet_cifar.state import TrainState, create_train_state
+from resnet_cifar.steps import train_step
 
 DEEPEST_PLAIN = 200
 

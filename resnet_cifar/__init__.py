@@ -5,13 +5,8 @@ from resnet_cifar.errors import UserError
 from resnet_cifar.models import ResNet, uniform_scale
 from resnet_cifar.optim import learning_rate_schedule, make_optimizer
 from resnet_cifar.pretrained import Preprocessing, load
-from resnet_cifar.steps import (
-    TrainState,
-    averaged,
-    create_train_state,
-    eval_step,
-    train_step,
-)
+from resnet_cifar.state import TrainState, averaged, create_train_state
+from resnet_cifar.steps import eval_step, train_step
 
 __version__ = "0.1.0"
 

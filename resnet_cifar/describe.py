@@ -18,7 +18,8 @@ from resnet_cifar.metrics import Row
 from resnet_cifar.plan import EMA
 from resnet_cifar.provenance import environment
 from resnet_cifar.recipes import RECIPES, make_config
-from resnet_cifar.steps import TrainState, train_step
+from resnet_cifar.state import TrainState
+from resnet_cifar.steps import train_step
 from resnet_cifar.trainer import Trainer
 from resnet_cifar.variables import num_parameters
 

@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from resnet_cifar.data import AnyArray, Images, augment
 from resnet_cifar.regularization import Regularize
-from resnet_cifar.steps import Batch, TrainState, eval_step, train_step
+from resnet_cifar.state import TrainState
+from resnet_cifar.steps import Batch, eval_step, train_step
 
 StepMetrics = dict[str, Float[Array, " steps"]]
 Preprocess = Callable[[UInt8[AnyArray, "b h w c"]], Float[Array, "b h w c"]]

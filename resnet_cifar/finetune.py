@@ -7,7 +7,7 @@ from resnet_cifar.checkpoint.format import by_path
 from resnet_cifar.data import class_names, find_dataset
 from resnet_cifar.errors import UserError
 from resnet_cifar.pretrained import Pretrained, load
-from resnet_cifar.steps import TrainState, start_averages
+from resnet_cifar.state import TrainState, start_averages
 from resnet_cifar.trainer import Trainer
 from resnet_cifar.variables import stack_blocks, unstack_blocks
 from resnet_cifar.weights import digest

@@ -20,7 +20,7 @@ from resnet_cifar.models import ResNet, uniform_scale
 from resnet_cifar.optim import learning_rate_schedule, make_optimizer
 from resnet_cifar.plan import make_plan
 from resnet_cifar.regularization import Regularization, smoothed_cross_entropy
-from resnet_cifar.steps import LossFn, TrainState, array_fields, create_train_state
+from resnet_cifar.state import LossFn, TrainState, array_fields, create_train_state
 from resnet_cifar.workdir import CHANGEABLE
 
 SCALE_INITS = {"uniform": uniform_scale, "ones": jax.nn.initializers.ones}

@@ -17,7 +17,7 @@ from resnet_cifar.metrics import Done, RunMetrics, resumed_rows
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.programs import Programs
 from resnet_cifar.provenance import check_same_images, checkpoint_metadata, common, differences
-from resnet_cifar.steps import TrainState
+from resnet_cifar.state import TrainState
 from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.trainer import Trainer
 from resnet_cifar.workdir import check_workdir, claimed, write_atomically, write_config

@@ -23,7 +23,7 @@ from resnet_cifar.metrics import Done
 from resnet_cifar.plan import Plan, images_of, load_splits
 from resnet_cifar.processes import SharedStop, from_primary, several
 from resnet_cifar.programs import Programs, random_key, values
-from resnet_cifar.steps import TrainState, array_fields, averaged
+from resnet_cifar.state import TrainState, array_fields, averaged
 from resnet_cifar.stop import Stop
 
 LONGEST_DISPATCH_SECONDS = 5.0  # A signal waits for the two dispatches in flight.

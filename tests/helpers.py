@@ -4,6 +4,7 @@ import dataclasses
 import signal
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,3 +118,25 @@ def assert_close(got, expected, dtype="float32"):
         assert a.dtype == b.dtype and a.shape == b.shape
         one, other = (np.asarray(array, np.float32) for array in (a, b))
         np.testing.assert_allclose(one, other, atol=TOLERANCE[dtype] * max(1, abs(other).max()))
+
+
+class Normalized(nn.Module):
+    """A small net with BatchNorm."""
+
+    @nn.compact
+    def __call__(self, images, *, train: bool):
+        pixels = images.reshape(len(images), -1)[:, :6]
+        return nn.Dense(7)(nn.BatchNorm(use_running_average=not train, momentum=0.9)(pixels))
+
+
+class Linear(nn.Module):
+    """A net without BatchNorm, of another project."""
+
+    @nn.compact
+    def __call__(self, images, *, train: bool):
+        return nn.Dense(7, name="head")(images.reshape(len(images), -1))
+
+
+def make_batch(n=8, classes=7):
+    labels = np.random.default_rng(5).integers(0, classes, n, np.int32)
+    return {"image": normal(5, n, 32, 32, 3), "label": jnp.asarray(labels)}

@@ -22,7 +22,7 @@ from resnet_cifar import (
 from resnet_cifar.checkpoint import Checkpoint, read
 from resnet_cifar.checkpoint.format import Damaged, by_path, digests, saved_steps
 from resnet_cifar.errors import UserError
-from resnet_cifar.steps import array_fields
+from resnet_cifar.state import array_fields
 
 FIXTURES = Path(__file__).parent / "checkpoints"
 

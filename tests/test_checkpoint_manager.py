@@ -16,7 +16,7 @@ from resnet_cifar import ResNet, create_train_state, make_optimizer
 from resnet_cifar.checkpoint import Checkpoints
 from resnet_cifar.checkpoint.format import seal
 from resnet_cifar.errors import UserError
-from resnet_cifar.steps import array_fields
+from resnet_cifar.state import array_fields
 
 METADATA = {
     "config": {"depth": 8},

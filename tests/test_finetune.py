@@ -16,7 +16,7 @@ from resnet_cifar.log import read_rows
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.pretrained import load
 from resnet_cifar.programs import Programs
-from resnet_cifar.steps import array_fields
+from resnet_cifar.state import array_fields
 from resnet_cifar.stop import Stopped
 from resnet_cifar.train import train_and_evaluate
 from resnet_cifar.trainer import Trainer

@@ -14,7 +14,7 @@ from resnet_cifar import ResNet
 from resnet_cifar.convolution import convolve, plain_convolve
 from resnet_cifar.layers import BatchNormRelu, batch_norm_relu, scale_add_relu
 from resnet_cifar.models import uniform_scale
-from resnet_cifar.steps import initialize
+from resnet_cifar.state import initialize
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

@@ -11,7 +11,8 @@ from helpers import normal
 
 from resnet_cifar.models import ResidualBlock, ResNet, he_normal, pad_channels, uniform_scale
 from resnet_cifar.optim import make_optimizer
-from resnet_cifar.steps import create_train_state, initialize, train_step
+from resnet_cifar.state import create_train_state, initialize
+from resnet_cifar.steps import train_step
 from resnet_cifar.variables import stack_blocks
 
 # Closed form, and He et al. 2015, table 6. Shortcut B adds two 1x1 convolutions with BatchNorm, a

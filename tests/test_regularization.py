@@ -22,7 +22,8 @@ from resnet_cifar.regularization import (
     mixup,
     smoothed_cross_entropy,
 )
-from resnet_cifar.steps import TrainState, array_fields, train_step
+from resnet_cifar.state import TrainState, array_fields
+from resnet_cifar.steps import train_step
 from resnet_cifar.stop import Stopped
 from resnet_cifar.train import train_and_evaluate
 from resnet_cifar.trainer import Trainer

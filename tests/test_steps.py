@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import normal
+from helpers import Linear, Normalized, make_batch
 
 from resnet_cifar import (
     ResNet,
-    averaged,
     create_train_state,
     eval_step,
     make_optimizer,
@@ -22,28 +21,6 @@ from resnet_cifar import (
 from resnet_cifar.steps import top_k_hits
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
-
-
-class Normalized(nn.Module):
-    """A small net with BatchNorm."""
-
-    @nn.compact
-    def __call__(self, images, *, train: bool):
-        pixels = images.reshape(len(images), -1)[:, :6]
-        return nn.Dense(7)(nn.BatchNorm(use_running_average=not train, momentum=0.9)(pixels))
-
-
-class Linear(nn.Module):
-    """A net without BatchNorm, of another project."""
-
-    @nn.compact
-    def __call__(self, images, *, train: bool):
-        return nn.Dense(7, name="head")(images.reshape(len(images), -1))
-
-
-def make_batch(n=8, classes=7):
-    labels = np.random.default_rng(5).integers(0, classes, n, np.int32)
-    return {"image": normal(5, n, 32, 32, 3), "label": jnp.asarray(labels)}
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +95,7 @@ def test_eval_step_ignores_padding(state):
 
 
 def test_metrics_match_numpy():
-    state, batch = create_train_state(jax.random.key(0), LINEAR, SGD), make_batch(64)
+    state, batch = create_train_state(jax.random.key(0), Linear(), optax.sgd(0.1)), make_batch(64)
     logits = np.asarray(LINEAR.apply({"params": state.params}, batch["image"], train=False))
     labels = np.asarray(batch["label"])
     metrics = jax.device_get(eval_step(state, batch))
@@ -170,58 +147,9 @@ def test_nan_in_padding_is_ignored():
     np.testing.assert_allclose(whole["loss_sum"], other["loss_sum"], rtol=1e-6)
 
 
-def test_initialization_is_that_of_the_model_without_activations(state):
-    key, images = jax.random.key(0), jnp.zeros((1, 32, 32, 3))
-    expected = ResNet(8).init(key, images, train=False)
-    assert jax.tree.structure(expected["params"]) == jax.tree.structure(state.params)
-    jax.tree.map(np.testing.assert_array_equal, expected["params"], state.params)
-    jax.tree.map(np.testing.assert_array_equal, expected["batch_stats"], state.batch_stats)
-
-    def new(key):
-        return create_train_state(key, ResNet(8), make_optimizer(0.05)).params
-
-    assert "conv_general_dilated" not in str(jax.make_jaxpr(new)(key))
-
-
-def smoothed(amount, logits, labels, *, power=1.0):
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[1]), amount)
-    return optax.softmax_cross_entropy(logits, targets) ** power
-
-
-def linear_state(seed, loss_fn):
-    return create_train_state(jax.random.key(seed), model=LINEAR, tx=SGD, loss_fn=loss_fn).replace(
-        apply_fn=APPLY
-    )
-
-
-LINEAR, SGD = Linear(), optax.sgd(0.1)
-smoothed_a_little = partial(smoothed, 0.1)
-APPLY = LINEAR.apply
-
-
-def test_a_new_partial_of_the_same_loss_shares_the_program():
-    states = [linear_state(seed, partial(smoothed, 0.1, power=2.0)) for seed in (0, 1)]
-    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
-    program = jax.jit(train_step).lower(states[0], make_batch()).compile()
-    _, metrics = program(states[1], make_batch())
-    logits = LINEAR.apply(
-        {"params": linear_state(1, smoothed).params}, make_batch()["image"], train=True
-    )
-    expected = smoothed(0.1, logits, make_batch()["label"], power=2.0).sum()
-    np.testing.assert_allclose(metrics["loss_sum"], expected, rtol=1e-5)
-    other = linear_state(0, partial(smoothed, 0.2))
-    assert jax.tree.structure(states[0]) != jax.tree.structure(other)
-
-
-def test_a_partial_with_an_array_still_works():
-    state = linear_state(0, partial(smoothed, jnp.float32(0.1)))
-    assert np.isfinite(train_step(state, make_batch())[1]["loss_sum"])
-
-
 def test_a_gradient_through_steps_is_the_same_outside_jit():
     optimizer = optax.inject_hyperparams(optax.sgd)(learning_rate=0.1)
-    state = linear_state(0, smoothed_a_little).replace(tx=optimizer)
-    state = state.replace(opt_state=optimizer.init(state.params))
+    state = create_train_state(jax.random.key(0), Linear(), optimizer)
 
     def loss_after_a_step(rate):
         own = state.replace(opt_state=state.opt_state._replace(hyperparams={"learning_rate": rate}))
@@ -243,30 +171,6 @@ def test_metrics_and_state_stay_float32_under_x64():
     assert {str(x.dtype) for x in jax.tree.leaves((shapes, scores))} == {"float32", "int32"}
 
 
-def test_averages_follow_the_formula():
-    state = create_train_state(jax.random.key(0), Normalized(), make_optimizer(0.5), ema_decay=0.25)
-    plain = create_train_state(jax.random.key(0), Normalized(), make_optimizer(0.5))
-
-    def values(state):
-        return jax.tree.map(np.float64, {"params": state.params, "batch_stats": state.batch_stats})
-
-    expected = values(state)
-    for t, decay in enumerate([1 / 10, 2 / 11, 3 / 12, 0.25, 0.25]):
-        batch = make_batch() | {"label": jnp.arange(t, t + 8, dtype=jnp.int32) % 7}
-        state, plain = train_step(state, batch)[0], train_step(plain, batch)[0]
-        expected = jax.tree.map(
-            lambda old, new, d=decay: d * old + (1 - d) * new, expected, values(state)
-        )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), state.ema, expected)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), plain.params, state.params
-    )
-    logits = Normalized().apply(state.ema, batch["image"], train=False)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-    metrics = eval_step(averaged(state), batch)
-    np.testing.assert_allclose(metrics["loss_sum"], losses.sum(), rtol=1e-5)
-
-
 def test_without_averages_the_program_is_as_before_they_existed(monkeypatch):
     def program(**more):
         state = create_train_state(jax.random.key(0), Normalized(), optax.sgd(0.1), **more)
@@ -275,8 +179,3 @@ def test_without_averages_the_program_is_as_before_they_existed(monkeypatch):
     off, on = program(), program(ema_decay=0.9)
     monkeypatch.setattr(steps, "update_averages", lambda state, t: state)
     assert off == program() != on
-
-
-def test_a_state_without_averages_is_refused(state):
-    with pytest.raises(ValueError, match="no averages"):
-        averaged(state)

@@ -16,7 +16,7 @@ from resnet_cifar.errors import UserError
 from resnet_cifar.log import Log, read_rows
 from resnet_cifar.pretrained import load
 from resnet_cifar.programs import Programs
-from resnet_cifar.steps import array_fields
+from resnet_cifar.state import array_fields
 from resnet_cifar.stop import Stop, Stopped
 from resnet_cifar.train import dry_run, run, train_and_evaluate
 from resnet_cifar.trainer import Trainer

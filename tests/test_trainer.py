@@ -13,7 +13,7 @@ from resnet_cifar.errors import UserError
 from resnet_cifar.metrics import RunMetrics
 from resnet_cifar.plan import blank_splits
 from resnet_cifar.programs import Programs
-from resnet_cifar.steps import array_fields
+from resnet_cifar.state import array_fields
 from resnet_cifar.trainer import Trainer
 
 

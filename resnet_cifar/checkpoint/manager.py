@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 from resnet_cifar.checkpoint import format as fmt
 from resnet_cifar.checkpoint.format import Damaged, Metadata
 from resnet_cifar.errors import Diverged, UserError
-from resnet_cifar.steps import TrainState, array_fields
+from resnet_cifar.state import TrainState, array_fields
 from resnet_cifar.workdir import write_atomically
 
 

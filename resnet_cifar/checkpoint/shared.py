@@ -13,7 +13,7 @@ from resnet_cifar.checkpoint import format as fmt
 from resnet_cifar.checkpoint.format import Metadata
 from resnet_cifar.checkpoint.manager import Checkpoints, Restored
 from resnet_cifar.errors import UserError
-from resnet_cifar.steps import TrainState, array_fields
+from resnet_cifar.state import TrainState, array_fields
 
 
 class SharedCheckpoints:
