@@ -16,6 +16,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <type_traits>
 #include <vector>
 
@@ -26,8 +27,10 @@
 #endif
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
+#define UNROLL_4 _Pragma("clang loop unroll_count(4)")
 #else
 #define UNROLL _Pragma("GCC unroll 64")
+#define UNROLL_4 _Pragma("GCC unroll 4")
 #endif
 #define INLINE inline __attribute__((always_inline))  // Else arrays of vectors leave the registers.
 
@@ -70,12 +73,10 @@ Vector rounded(Vector v) {  // What a load gives after a store.
   return std::is_same_v<T, float> ? v : widen(round(v));
 }
 
-// Returns p, but makes the compiler load through it again. With few registers it must not keep what
-// it has loaded for another column.
-inline const float* again(const float* p) {
-  if constexpr (!kMany) asm volatile("" : "+r"(p));
-  return p;
-}
+struct alignas(64) Line {  // Of the cache. A vector that lies in two lines is loaded twice.
+  float floats[16];
+};
+inline float* floats(std::vector<Line>& lines) { return reinterpret_cast<float*>(lines.data()); }
 
 // ---- Threads
 
@@ -126,16 +127,13 @@ class Buffer {
  public:
   explicit Buffer(const Shape& s)
       : depth(s.c), vectors((s.c + kLanes - 1) / kLanes), row((s.w + 2) * kLanes),
-        lines_((s.h + 2) * vectors * row * sizeof(float) / sizeof(Line) + 1) {}
+        lines_((s.h + 2) * vectors * row / 16 + 1) {}
   float* at(int64_t y, int64_t vector, int64_t x) {
-    return reinterpret_cast<float*>(lines_.data()) + (y * vectors + vector) * row + x * kLanes;
+    return floats(lines_) + (y * vectors + vector) * row + x * kLanes;
   }
   const int64_t depth, vectors, row;  // Depth: channels.
 
  private:
-  struct alignas(64) Line {
-    char bytes[64];
-  };
   std::vector<Line> lines_;
 };
 
@@ -160,67 +158,59 @@ Vector load_some(const T* from, int64_t count) {
 
 // ---- The convolution
 
-// A kernel as `block` reads it: [one or two vectors of c2][row][c][column][lane]. `flip` makes it
+// A kernel as `block` reads it: [one or two vectors of c2][row][column][c][lane]. `flip` makes it
 // the kernel of the input's gradient: both axes reversed, channels swapped.
 template <typename T>
-std::vector<float> pack(const float* kernel, int64_t c, int64_t c2, bool flip) {
-  std::vector<float> packed;
+std::vector<Line> pack(const float* kernel, int64_t c, int64_t c2, bool flip) {
+  std::vector<Line> packed(9 * c * c2 / 16 + 1);
+  float* next = floats(packed);
   for (int64_t o = 0, end; o < c2; o = end) {
     end = std::min(o + 2 * kLanes, c2);
-    for (int64_t row = 0; row < 3; ++row)
+    for (int64_t entry = 0; entry < 9; ++entry)
       for (int64_t k = 0; k < c; ++k)
-        for (int64_t column = 0; column < 3; ++column)
-          for (int64_t i = o; i < end; ++i) {
-            const float entry = flip ? kernel[((8 - 3 * row - column) * c2 + i) * c + k]
-                                     : kernel[((3 * row + column) * c + k) * c2 + i];
-            packed.push_back(rounded<T>(Vector{entry})[0]);
-          }
+        for (int64_t i = o; i < end; ++i) {
+          const float value =
+              flip ? kernel[((8 - entry) * c2 + i) * c + k] : kernel[(entry * c + k) * c2 + i];
+          *next++ = rounded<T>(Vector{value})[0];
+        }
   }
   return packed;
 }
 
-// The rows of the kernel that reach a row of outputs, the rows of the buffer that they meet, and
-// the column of the buffer that the first output begins with.
-struct Rows {
-  int count;
-  int64_t kernel[3], buffer[3], column;
+// An entry of the kernel, 0 to 8, and the pixel of the buffer that it takes to the first output of
+// a line.
+struct Tap {
+  int64_t entry, row, column;
 };
+using Taps = std::span<const Tap>;
 
-// `pixels` neighboring outputs by `vectors` of channels: the sum over rows, input channels and
-// `columns` of the kernel (`first`, and every `gap` on). Neighboring outputs read inputs that are
-// `step` apart. Each input is loaded once and meets all the columns that it has to.
-template <int columns, int first, int gap, int step, int pixels, int vectors>
-INLINE void block(Buffer& x, const Rows& rows, int64_t i, const float* kernel,
+// `pixels` neighboring outputs by `vectors` of channels, from output i of the line on: the sum over
+// taps and input channels. Neighboring outputs read inputs that are `step` apart. Unrolled: where
+// two threads share a core, the FMAs wait for the other instructions.
+template <int step, int pixels, int vectors>
+INLINE void block(Buffer& x, Taps taps, int64_t i, const float* kernel,
                   Vector (&sum)[pixels][vectors]) {
-  for (int t = 0; t < rows.count; ++t) {
-    const float* weights = kernel + rows.kernel[t] * x.depth * 3 * vectors * kLanes;
-    for (int64_t k = 0; k < x.depth; ++k, weights += 3 * vectors * kLanes) {
-      const float* from = x.at(rows.buffer[t], k / kLanes, rows.column + i * step) + k % kLanes;
-      // In the order of inputs, or where registers are few in that of columns.
-      constexpr int outer = kMany ? (pixels - 1) * step + columns : columns;
-      constexpr int inner = kMany ? columns : pixels;
-      UNROLL for (int a = 0; a < outer; ++a) {
-        const float *const inputs = again(from), *const entries = again(weights);
-        UNROLL for (int b = 0; b < inner; ++b) {
-          const int j = kMany ? b : a, q = kMany ? a : b * step + j, p = (q - j) / step;
-          if (q >= j && (q - j) % step == 0 && p < pixels)
-            UNROLL for (int u = 0; u < vectors; ++u)
-              sum[p][u] += inputs[q * kLanes] *
-                           load(entries + ((first + j * gap) * vectors + u) * kLanes);
-        }
-      }
+  const int64_t lanes = std::min<int64_t>(x.depth, kLanes);
+  for (const Tap& tap : taps) {
+    const float* weights = kernel + tap.entry * x.depth * vectors * kLanes;
+    for (int64_t v = 0; v < x.vectors; ++v) {
+      const float *input = x.at(tap.row, v, tap.column + i * step), *const end = input + lanes;
+      UNROLL_4 for (; input < end; ++input, weights += vectors * kLanes)
+        UNROLL for (int p = 0; p < pixels; ++p)
+          UNROLL for (int u = 0; u < vectors; ++u)
+            sum[p][u] += input[p * step * kLanes] * load(weights + u * kLanes);
     }
   }
 }
 
 // Columns `begin` and every `apart` on of row r of the outputs, a block at a time:
 // emit(offset in the image, from one pixel to the next, channel, sum).
-template <int columns, int first, int gap, int step, typename Emit>
-void line(Buffer& x, const Rows& rows, const float* kernel, const Shape& out, int64_t r,
-          int64_t begin, int64_t apart, const Emit& emit) {
+template <int step, typename Emit>
+void line(Buffer& x, Taps taps, const float* kernel, const Shape& out, int64_t r, int64_t begin,
+          int64_t apart, const Emit& emit) {
   const auto run = [&](auto pixels, auto vectors, int64_t i, int64_t o) {
     Vector sum[pixels][vectors] = {};
-    block<columns, first, gap, step>(x, rows, i, kernel + o * 9 * x.depth, sum);
+    block<step>(x, taps, i, kernel + o * 9 * x.depth, sum);
     emit((r * out.w + begin + i * apart) * out.c + o, apart * out.c, o, sum);
   };
   const auto across = [&](auto most, auto few, auto vectors, int64_t o) {
@@ -238,8 +228,11 @@ void line(Buffer& x, const Rows& rows, const float* kernel, const Shape& out, in
 
 template <int stride, typename Emit>
 void convolve(Buffer& x, const float* kernel, const Shape& out, const Emit& emit) {
-  for (int64_t r = 0, y; y = r * stride, r < out.h; ++r)
-    line<3, 0, 1, stride>(x, {3, {0, 1, 2}, {y, y + 1, y + 2}, 0}, kernel, out, r, 0, 1, emit);
+  for (int64_t r = 0; r < out.h; ++r) {
+    Tap taps[9];
+    for (int64_t e = 0; e < 9; ++e) taps[e] = {e, r * stride + e / 3, e % 3};
+    line<stride>(x, taps, kernel, out, r, 0, 1, emit);
+  }
 }
 
 // The gradient of the input of a convolution of stride 2: the convolution of dy, with zeros between
@@ -247,11 +240,15 @@ void convolve(Buffer& x, const float* kernel, const Shape& out, const Emit& emit
 // column meets only the middle of the kernel, an odd one the two others.
 template <typename Emit>
 void spread(Buffer& dy, const float* kernel, const Shape& out, const Emit& emit) {
-  for (int64_t r = 0, y; y = r / 2 + 1, r < out.h; ++r) {
-    const Rows rows = r % 2 ? Rows{2, {0, 2}, {y, y + 1}, 1} : Rows{1, {1}, {y}, 1};
-    line<1, 1, 1, 1>(dy, rows, kernel, out, r, 0, 2, emit);
-    line<2, 0, 2, 1>(dy, rows, kernel, out, r, 1, 2, emit);
-  }
+  for (int64_t r = 0; r < out.h; ++r)
+    for (int64_t begin = 0; begin < 2; ++begin) {
+      Tap taps[4];
+      int count = 0;
+      for (int64_t e = 0; e < 9; ++e)
+        if (const int64_t y = r + e / 3, x = begin + e % 3; y % 2 && x % 2)
+          taps[count++] = {e, (y + 1) / 2, (x + 1) / 2};
+      line<1>(dy, {taps, taps + count}, kernel, out, r, begin, 2, emit);
+    }
 }
 
 // ---- The kernel's gradient
@@ -265,14 +262,12 @@ void correlate_rows(Buffer& x, Buffer& dy, int stride, int64_t from, int64_t i, 
   for (int64_t r = from; r < std::min(out.h, from + 8); ++r) {
     const float* in = x.at(r * stride + i, k / kLanes, 0) + k % kLanes;
     const float* gradient = dy.at(r + 1, o / kLanes, 1);
-    for (int64_t p = 0; p < out.w; ++p) {
+    UNROLL_4 for (int64_t p = 0; p < out.w; ++p) {
       Vector g[vectors];
       UNROLL for (int u = 0; u < vectors; ++u) g[u] = load(gradient + u * dy.row);
-      UNROLL for (int j = 0; j < 3; ++j) {
-        const float* const inputs = again(in) + j * kLanes;
+      UNROLL for (int j = 0; j < 3; ++j)
         UNROLL for (int q = 0; q < channels; ++q)
-          UNROLL for (int u = 0; u < vectors; ++u) sum[j][q][u] += inputs[q] * g[u];
-      }
+          UNROLL for (int u = 0; u < vectors; ++u) sum[j][q][u] += in[j * kLanes + q] * g[u];
       in += stride * kLanes, gradient += kLanes;
     }
   }
@@ -354,7 +349,7 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   T* const joined = call.out<T>(from.size());
   if (!call.complete() || !moments || (scale ? from.c == 3 : !!joined)) return unexpected();
 
-  const auto packed = pack<T>(kernel, from.c, to.c, false);
+  auto packed = pack<T>(kernel, from.c, to.c, false);
   const auto work = [&](int64_t n, int64_t end, float* sums) {
     Buffer buffer(from);
     for (; n < end; ++n) {
@@ -377,8 +372,8 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
           vector_at(sums + o) += total, vector_at(sums + to.c + o) += squares;
         }
       };
-      if (stride == 1) convolve<1>(buffer, packed.data(), to, emit);
-      else convolve<2>(buffer, packed.data(), to, emit);
+      if (stride == 1) convolve<1>(buffer, floats(packed), to, emit);
+      else convolve<2>(buffer, floats(packed), to, emit);
     }
   };
   std::ranges::copy(sum_over(pool, from.n, 2 * to.c, work), moments);
@@ -406,7 +401,7 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   const bool paired = !joined == !djoined && !scale == !daffine && (joined || !dshortcut);
   if (!call.complete() || !dkernel || !paired || (scale && from.c == 3)) return unexpected();
 
-  const auto flipped = pack<T>(kernel, to.c, from.c, true);
+  auto flipped = pack<T>(kernel, to.c, from.c, true);
   const auto work = [&](int64_t n, int64_t end, float* sums) {
     float *const dscale = sums + entries, *const dbias = dscale + from.c;
     Buffer input(from), gradient(to);
@@ -443,8 +438,8 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
           vector_at(dbias + o) += total, vector_at(dscale + o) += products;
         }
       };
-      if (stride == 1) convolve<1>(gradient, flipped.data(), from, emit);
-      else spread(gradient, flipped.data(), from, emit);
+      if (stride == 1) convolve<1>(gradient, floats(flipped), from, emit);
+      else spread(gradient, floats(flipped), from, emit);
     }
   };
   const auto sums = sum_over(pool, from.n, entries + (scale ? 2 * from.c : 0), work);
