@@ -161,7 +161,7 @@ def speeds(place: str) -> list[dict]:
     rows: dict[int, dict] = {}
     for name in FILES[place][0]:
         for row in load(name).get("rows", []):
-            rows.setdefault(row["depth"], {}).update(row | whole_speed(row))
+            rows.setdefault(row["depth"], {}).update(row)
     for file in FILES[place][1]:
         for row in load(file).get("rows", []):
             own = rows.setdefault(
@@ -173,17 +173,6 @@ def speeds(place: str) -> list[dict]:
                 )
             own.update({f"torch_{mode}": row[mode] for mode in row["seconds"]})
     return [rows[depth] for depth in sorted(rows)]
-
-
-def whole_speed(row: dict) -> dict[str, float]:
-    """Return the speed of the whole program over all its epochs but the first.
-
-    The end of a single epoch is not exact: on a GPU it may be noted when the next has ended, too.
-    """
-    if "whole" not in row:
-        return {}
-    seconds = row["seconds"]["whole"]
-    return {"whole": row["whole"] * statistics.median(seconds) / statistics.mean(seconds)}
 
 
 def origin(names: list[str]) -> list[str]:
