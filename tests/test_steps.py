@@ -96,7 +96,7 @@ def test_eval_step_ignores_padding(state):
 
 def test_metrics_match_numpy():
     state, batch = create_train_state(jax.random.key(0), Linear(), optax.sgd(0.1)), make_batch(64)
-    logits = np.asarray(LINEAR.apply({"params": state.params}, batch["image"], train=False))
+    logits = np.asarray(Linear().apply({"params": state.params}, batch["image"], train=False))
     labels = np.asarray(batch["label"])
     metrics = jax.device_get(eval_step(state, batch))
     assert metrics["correct"] == (logits.argmax(1) == labels).sum()
