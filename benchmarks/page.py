@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.gpu_program_table import program_table
 from benchmarks.kernels_table import kernel_table
+from benchmarks.native_table import FILES as NATIVE_FILES
+from benchmarks.native_table import native_table
 from benchmarks.remat_table import remat_table
 from benchmarks.scaling_table import cpu_table, model_table
 from resnet_cifar.report.pages import fill, markdown_table, wrap
@@ -66,6 +68,7 @@ def sections() -> dict[str, list[str]]:
     return {
         **{place: place_section(place) for place in FILES},
         "variants": conditions_table(),
+        "native": [*native_table(load), "", *origin(NATIVE_FILES)],
         "startup": startup(),
         "gpu_kernels": [*kernel_table(load("gpu/kernels_20")), *origin(["gpu/kernels_20"])],
         "gpu_program": program_table(load("gpu_program")),
