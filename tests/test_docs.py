@@ -137,7 +137,10 @@ def test_the_tables_of_the_report_follow_the_results(name):
         ("docs/model_card.md", ["family", "peers", "comparison", "pictures", "recipes"]),
         ("docs/sweep.md", ["sweep_cpu"]),
         ("docs/experiments.md", ["smoothing", "ingredients", "short_recipes", "optimizers"]),
-        ("docs/speed.md", ["gpu", "gpu_kernels", "gpu_program", "cpu", "variants", "native", "startup"]),
+        (
+            "docs/speed.md",
+            ["gpu", "gpu_kernels", "gpu_program", "cpu", "variants", "native", "startup"],
+        ),
         ("docs/reliability.md", ["faults"]),
         ("docs/scale.md", ["scaling_model", "scaling_cpu", "remat", "process_faults"]),
     ],
