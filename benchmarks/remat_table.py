@@ -4,7 +4,7 @@ from resnet_cifar.report.pages import markdown_table, wrap
 
 
 def remat_table(*results: dict) -> list[str]:
-    """Return the memory with and without rematerialization, and the speed where it was timed."""
+    """Return the memory with and without rematerialization, and the relative time if measured."""
     cells = []
     for result in results:
         by_network: dict[tuple, dict[bool, dict]] = {}

@@ -128,7 +128,7 @@ def costs(trainer: Trainer) -> list[str]:
 def compute(trainer: Trainer, state: TrainState) -> str:
     """Return XLA's count of the operations of a step."""
     size, programs = trainer.config.batch_size, trainer.programs
-    if programs.model.remat:
+    if programs.model.remat and trainer.config.depth > 14:
         return "not counted, as XLA counts a loop over blocks as one block"
     batch = {
         "image": jax.ShapeDtypeStruct((size, 32, 32, 3), programs.dtype),
@@ -191,5 +191,6 @@ def compiling(trainer: Trainer) -> str:
     """Say roughly how long compiling takes the first time; on a CPU it grows with the network."""
     if not trainer.programs.devices.on_cpu:
         return "compiling  up to some minutes the first time"
-    seconds = 4 + 0.2 * (20 if trainer.config.remat else trainer.config.depth)
+    depth = trainer.config.depth
+    seconds = 4 + 0.2 * (min(depth, 20) if trainer.config.remat else depth)
     return f"compiling  about {seconds:.0f} s the first time"

@@ -9,6 +9,7 @@ which BatchNormRelu makes a `Normalized`, which the next convolution computes as
 """
 
 import math
+import re
 
 import flax.linen as nn
 import jax
@@ -22,6 +23,7 @@ from resnet_cifar.norm_conv import Convolved, Normalized, activation, norm_conv
 
 EPSILON = 1e-5
 MOMENTUM = 0.9  # Decay of the running statistics; flax's default is 0.99.
+STACKED = re.compile(r"stage\d_blocks")  # Name of a stage's equal blocks with `remat`.
 
 Channels = Float[Array, " c"]
 

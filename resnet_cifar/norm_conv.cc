@@ -100,8 +100,8 @@ void parallel(ffi::ThreadPool pool, int64_t n, const Work& work) {
   for (int64_t left; (left = shared->left) > 0;) shared->left.wait(left);
 }
 
-// Runs work(first image, end, sums) in at most 32 tasks of at least 8 images; each has `size` sums
-// of its own. Returns the totals.
+// Runs work(first image, end, sums) in a task for every 8 images, but in 1 to 32; each has `size`
+// sums of its own. Returns the totals.
 template <typename Work>
 std::vector<float> sum_over(ffi::ThreadPool pool, int64_t images, int64_t size, const Work& work) {
   const int64_t tasks = std::clamp<int64_t>(images / 8, 1, 32);
@@ -177,8 +177,8 @@ std::vector<Line> pack(const float* kernel, int64_t c, int64_t c2, bool flip) {
   return packed;
 }
 
-// An entry of the kernel, 0 to 8, and the pixel of the buffer that it takes to the first output of
-// a line.
+// An entry of the kernel, 0 to 8, and the pixel of the buffer that it multiplies for the first
+// output of a line.
 struct Tap {
   int64_t entry, row, column;
 };
@@ -203,7 +203,7 @@ INLINE void block(Buffer& x, Taps taps, int64_t i, const float* kernel,
   }
 }
 
-// Columns `begin` and every `apart` on of row r of the outputs, a block at a time:
+// Computes columns begin, begin + apart, ... of row r of the outputs, a block at a time:
 // emit(offset in the image, from one pixel to the next, channel, sum).
 template <int step, typename Emit>
 void line(Buffer& x, Taps taps, const float* kernel, const Shape& out, int64_t r, int64_t begin,
@@ -342,7 +342,8 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
   const Shape from = call.from, to = call.to;
   const T* const x = call.in<T>(from.size());
   const float* const kernel = call.in<float>(9 * from.c * to.c);
-  const float *const scale = call.in<float>(2 * from.c), *const bias = scale + from.c;
+  const float* const scale = call.in<float>(2 * from.c);
+  const float* const bias = scale ? scale + from.c : nullptr;
   const T* const shortcut = call.in<T>(from.size());
   T* const y = call.out<T>(to.size());
   float* const moments = call.out<float>(2 * to.c);
@@ -391,8 +392,9 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   const T* const x = call.in<T>(from.size());
   const float* const kernel = call.in<float>(entries);
   const T *const y = call.in<T>(to.size()), *const dy = call.in<T>(to.size());
-  const float *const dsum = call.in<float>(2 * to.c), *const dsquare = dsum + to.c;
-  const float *const scale = call.in<float>(2 * from.c), *const bias = scale + from.c;
+  const float* const dsum = call.in<float>(2 * to.c);
+  const float* const scale = call.in<float>(2 * from.c);
+  const float* const bias = scale ? scale + from.c : nullptr;
   const T *const joined = call.in<T>(from.size()), *const djoined = call.in<T>(from.size());
   float* const dkernel = call.out<float>(entries);
   T* const dx = call.out<T>(from.size());
@@ -401,9 +403,10 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   const bool paired = !joined == !djoined && !scale == !daffine && (joined || !dshortcut);
   if (!call.complete() || !dkernel || !paired || (scale && from.c == 3)) return unexpected();
 
+  const float* const dsquare = dsum + to.c;
   auto flipped = pack<T>(kernel, to.c, from.c, true);
   const auto work = [&](int64_t n, int64_t end, float* sums) {
-    float *const dscale = sums + entries, *const dbias = dscale + from.c;
+    float *const dscale = sums + entries, *const dbias = scale ? dscale + from.c : dscale;
     Buffer input(from), gradient(to);
     for (; n < end; ++n) {
       const int64_t image = n * from.image();

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from resnet_cifar.layers import STACKED
+
 
 def learning_rate_schedule(
     peak: float,
@@ -149,7 +151,7 @@ def is_kernel(params: optax.Params) -> optax.Params:
     """Return which parameters are kernels: those of more than one dimension in one block."""
 
     def dimensions(path: tuple[Any, ...], leaf: jax.Array) -> int:
-        stacked = any(str(getattr(key, "key", "")).endswith("_blocks") for key in path)
+        stacked = any(STACKED.fullmatch(str(getattr(key, "key", ""))) for key in path)
         return leaf.ndim - stacked
 
     return jax.tree.map_with_path(lambda path, leaf: dimensions(path, leaf) > 1, params)

@@ -1,4 +1,4 @@
-"""The training state: what a step updates, how it begins, and its moving averages.
+"""The training state: what a step updates, its initialization, and its moving averages.
 
 Nothing here knows of configs, data sets, devices or files.
 """

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from resnet_cifar.errors import UserError
+from resnet_cifar.layers import STACKED
 from resnet_cifar.models import ResNet
 
 # The arrays of BatchNorm, each with its collection.
@@ -93,7 +94,8 @@ def array_shapes(
 def stack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Return the variables of a network as those of the same one with `remat`.
 
-    Works on any `{collection: {module: tree}}`: all blocks of a stage but the first become one.
+    Works on any `{collection: {module: tree}}`: all blocks of a stage but the first become one, of
+    NumPy arrays.
 
     Example:
       >>> scales = {f"stage1_block{i}": {"scale": np.full(16, float(i))} for i in (1, 2, 3)}
@@ -115,10 +117,16 @@ def stack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unstack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the variables of a network with `remat` as those of the same one without."""
+    """Return the variables of a network with `remat` as those of the same one without.
+
+    Example:
+      >>> stacked = {"params": {"stage1_blocks": {"scale": np.ones((2, 16))}}}
+      >>> sorted(unstack_blocks(stacked)["params"])
+      ['stage1_block2', 'stage1_block3']
+    """
 
     def unstacked(modules: Mapping[str, Any]) -> dict[str, Any]:
-        result = {name: module for name, module in modules.items() if name[-7:] != "_blocks"}
+        result = {name: module for name, module in modules.items() if not STACKED.fullmatch(name)}
         for name in sorted(modules.keys() - result.keys()):
             for i in range(len(jax.tree.leaves(modules[name])[0])):
                 block = jax.tree.map(lambda leaf, i=i: leaf[i], modules[name])

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import pytest
 
 from resnet_cifar import describe
@@ -47,6 +48,12 @@ def test_the_time_to_compile_with_remat_is_that_of_any_depth(tiny):
         return describe.compiling(Trainer(dataclasses.replace(tiny, **fields), load=blank_splits))
 
     assert line(depth=1202, remat=True) == line(depth=56, remat=True) != line(depth=56)
+    assert line(depth=8, remat=True) == line(depth=8)
+
+
+def test_operations_in_a_loop_over_blocks_are_not_counted(tiny):
+    trainer = Trainer(dataclasses.replace(tiny, depth=20, remat=True), load=blank_splits)
+    assert describe.compute(trainer, jax.eval_shape(trainer.init_state)).startswith("not counted")
 
 
 def test_the_header_names_every_split(tiny):

@@ -228,6 +228,25 @@ def test_what_is_said_of_the_fast_recipe_follows_the_results():
     assert f"With `fast`, ResNet56 reaches {fast.mean:.2f} ± {fast.deviation:.2f} (three" in text
 
 
+def test_what_is_said_of_the_native_kernels_follows_the_results():
+    def rates(kernels, name):
+        content = json.loads((ROOT / "results/native_cpu" / f"{kernels}_{name}.json").read_text())
+        (row,) = content["rows"]
+        return row
+
+    over_xla, over_torch = [], []
+    for name in ("128", "1024"):
+        ours, torch = rates("native", name), rates("torch", name)
+        seconds = ours["seconds"]["whole"]
+        images = ours["whole"] * sum(seconds) / len(seconds)  # Of an epoch of whole steps.
+        assert images == pytest.approx(ours["batch_size"] * round(images / ours["batch_size"]))
+        over_xla.append(ours["whole"] / rates("xla", name)["whole"])
+        over_torch.append(ours["whole"] / max(torch[mode] for mode in torch["seconds"]))
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert "{:.1f} to {:.1f} times as fast with them".format(*over_xla) in text
+    assert "{:.1f} to {:.1f} times as fast as PyTorch".format(*over_torch) in text
+
+
 def test_the_test_accuracy_swings_as_the_model_card_says():
     accuracies = []
     for run in read_runs(ROOT / "results" / "card.json"):

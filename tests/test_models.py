@@ -215,6 +215,29 @@ def test_remat_changes_no_gradient_and_no_statistics_and_saves_memory(deep):
     assert less < 0.75 * more
 
 
+@pytest.mark.slow
+def test_remat_of_the_native_network_changes_no_gradient(native_kernels):
+    model, images = ResNet(20, native=True), normal(1, 8, 16, 16, 3)
+    variables = initialize(model.clone(native=False), jax.random.key(0), (16, 16, 3))
+    stacked = stack_blocks(variables)
+
+    def gradient(model, variables):
+        def loss(params):
+            variables_ = {"params": params, "batch_stats": variables["batch_stats"]}
+            logits, updates = model.apply(variables_, images, train=True, mutable=["batch_stats"])
+            return jnp.square(logits).sum(), updates["batch_stats"]
+
+        grads, stats = jax.jit(jax.grad(loss, has_aux=True))(variables["params"])
+        return {"params": grads, "batch_stats": stats}
+
+    expected, actual = gradient(model, variables), gradient(model.clone(remat=True), stacked)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * np.abs(b).max()),
+        actual,
+        stack_blocks(expected),
+    )
+
+
 def test_remat_evaluates_the_same_network(deep):
     model, variables, images, _ = deep
     stacked = stack_blocks(variables)

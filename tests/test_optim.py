@@ -167,3 +167,11 @@ def test_stacked_blocks_are_updated_like_single_ones(name):
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), update(stacked), expected
     )
+
+
+def test_blocks_of_other_networks_are_not_taken_for_stacked_ones():
+    params = {"res_blocks": {"dense": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}}}
+    tx = make_optimizer(0.1, weight_decay=0.5, decay_mask=True)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["res_blocks"]["dense"]["kernel"], -0.05, rtol=1e-6)
+    np.testing.assert_array_equal(updates["res_blocks"]["dense"]["bias"], 0)

@@ -21,16 +21,17 @@ from resnet_cifar import (
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 
-def test_initialization_is_that_of_the_model_without_activations():
-    state = create_train_state(jax.random.key(0), ResNet(8), make_optimizer(0.05))
+@pytest.mark.parametrize("model", [ResNet(8), ResNet(14, width=2, remat=True)], ids=["", "remat"])
+def test_initialization_is_that_of_the_model_without_activations(model):
+    state = create_train_state(jax.random.key(0), model, make_optimizer(0.05))
     key, images = jax.random.key(0), jnp.zeros((1, 32, 32, 3))
-    expected = ResNet(8).init(key, images, train=False)
+    expected = model.init(key, images, train=False)
     assert jax.tree.structure(expected["params"]) == jax.tree.structure(state.params)
     jax.tree.map(np.testing.assert_array_equal, expected["params"], state.params)
     jax.tree.map(np.testing.assert_array_equal, expected["batch_stats"], state.batch_stats)
 
     def new(key):
-        return create_train_state(key, ResNet(8), make_optimizer(0.05)).params
+        return create_train_state(key, model, make_optimizer(0.05)).params
 
     assert "conv_general_dilated" not in str(jax.make_jaxpr(new)(key))
 

@@ -92,7 +92,11 @@ INGREDIENTS = {
         "ema_decay=0.9", "mixup=0.5", "mixup_off_epochs=2", "cutout=8", "label_noise=0.2",
         "train_fraction=0.9", "label_smoothing=0.1",
     ),
-    "Muon, averaged weights": ("optimizer=muon", "nesterov=True", "ema_decay=0.9"),
+    # Orthogonalization magnifies rounding: at 0.01, the runs agree to 1e-7 for 20 steps, and differ
+    # by 0.015 after 96.
+    "Muon, averaged weights": (
+        "optimizer=muon", "nesterov=True", "ema_decay=0.9", "learning_rate=0.001",
+    ),
 }  # fmt: skip
 
 
