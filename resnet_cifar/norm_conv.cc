@@ -4,9 +4,13 @@
 //
 // Each image is read once and written once. `fill` copies it, with all that has to be done to it
 // on the way, into a buffer with a border of zeros, which stays in the cache. The convolution runs
-// over that buffer. Its vectors are output channels. A block of neighboring pixels by one or two
-// vectors stays in registers while input channels and kernel entries pass by, and what leaves the
-// registers is finished (rounded, masked, summed) right there.
+// over that buffer, and what it computes is finished (rounded, masked, summed) right there.
+//
+// The convolution is Winograd's F(2x2, 3x3) (Lavin and Gray 2015, arXiv:1509.09308): 16 products
+// for four outputs instead of 36. A tile is 2 x 2 outputs, and its input those and the pixels
+// around them. Tiles and kernel are transformed to 4 x 4 entries each. For every entry the tiles
+// [tile][c] are multiplied by the kernel [c][c2], a product of matrices. The 16 results of a tile
+// are transformed back.
 //
 // Images are stored as float or bfloat16. All products and sums are in float32.
 //
@@ -43,9 +47,10 @@ namespace {
 constexpr int kLanes = LANES;
 // Blocks that fit the registers: 32 of them with AVX-512, else 16.
 constexpr bool kMany = kLanes == 16;
-// Pixels of a convolution, by two vectors of channels: in most blocks, and at the end of a row.
+// Tiles by two vectors of channels: in most blocks, and in the last ones.
 constexpr int kMost = kMany ? 8 : 6, kFew = kMany ? 8 : 4;
-constexpr int kChannels = kMany ? 4 : 2;  // Of a kernel's gradient, by two vectors and 3 columns.
+constexpr int kChannels = kMany ? 8 : 4;  // Of a kernel's gradient, by two vectors.
+constexpr int64_t kTiles = 32;            // Transformed at a time: they stay in the cache.
 typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef uint32_t Words __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef uint16_t Halves __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
@@ -122,29 +127,32 @@ struct Shape {
   int64_t size() const { return n * image(); }
 };
 
-// One image with a border of zeros, one pixel wide: [row][vector of channels][column][lane].
+// One image with a border of zeros, one pixel wide, and two at the far sides, where a tile may
+// stick out: [row][vector of channels][column][lane].
 class Buffer {
  public:
-  explicit Buffer(const Shape& s)
-      : depth(s.c), vectors((s.c + kLanes - 1) / kLanes), row((s.w + 2) * kLanes),
-        lines_((s.h + 2) * vectors * row / 16 + 1) {}
+  Buffer(int64_t h, int64_t w, int64_t c)
+      : depth(c), vectors((c + kLanes - 1) / kLanes), row((w + 3) * kLanes),
+        lines_((h + 3) * vectors * row / 16 + 1) {}
   float* at(int64_t y, int64_t vector, int64_t x) {
     return floats(lines_) + (y * vectors + vector) * row + x * kLanes;
   }
+  int64_t line() const { return vectors * row; }  // From one row to the next.
   const int64_t depth, vectors, row;  // Depth: channels.
 
  private:
   std::vector<Line> lines_;
 };
 
-// Fills a buffer with value(offset in the image, channel), a vector.
+// Fills every `stride`-th pixel of a buffer with value(offset in the image, channel), a vector.
 template <typename T, typename Value>
-void fill(const Shape& s, Buffer& buffer, const Value& value) {
+void fill(const Shape s, Buffer& buffer, int64_t stride, const Value value) {
   for (int64_t y = 0; y < s.h; ++y)
-    for (int64_t v = 0; v * kLanes < s.c; ++v)
-      for (int64_t x = 0; x < s.w; ++x)
-        store(buffer.at(y + 1, v, x + 1),
-              rounded<T>(value((y * s.w + x) * s.c + v * kLanes, v * kLanes)));
+    for (int64_t c = 0; c < s.c; c += kLanes) {
+      float* to = buffer.at(y * stride + 1, c / kLanes, 1);
+      for (int64_t x = 0; x < s.w; ++x, to += stride * kLanes)
+        store(to, rounded<T>(value((y * s.w + x) * s.c + c, c)));
+    }
 }
 
 // Loads a vector of channels of an image that may have fewer.
@@ -156,140 +164,215 @@ Vector load_some(const T* from, int64_t count) {
   return load(some);
 }
 
-// ---- The convolution
+// ---- Winograd's transforms
 
-// A kernel as `block` reads it: [one or two vectors of c2][row][column][c][lane]. `flip` makes it
-// the kernel of the input's gradient: both axes reversed, channels swapped.
+// A tile's outputs are A' (sum over channels of (G g G') * (B' d B)) A, with its 4 x 4 pixels d and
+// the kernel's 3 x 3 entries g. kPixels is B', kOutputs A', and kKernel G. Gradients go back by the
+// transposed matrices.
+constexpr float kPixels[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}};
+constexpr float kOutputs[2][4] = {{1, 1, 1, 0}, {0, 1, -1, -1}};
+constexpr float kOutputsTransposed[4][2] = {{1, 0}, {1, 1}, {1, -1}, {0, -1}};
+constexpr float kKernel[4][3] = {{1, 0, 0}, {.5, .5, .5}, {.5, -.5, .5}, {0, 0, 1}};
+constexpr float kKernelTransposed[3][4] = {{1, .5, .5, 0}, {0, .5, -.5, 0}, {0, .5, .5, 1}};
+
+// y = m x m', without the products with zero.
+template <const auto& m, int n, int k>
+INLINE void transform(const Vector (&x)[k][k], Vector (&y)[n][n]) {
+  static_assert(sizeof(m) == n * k * sizeof(float));
+  const auto row = [](int i, auto at) __attribute__((always_inline)) {
+    Vector sum;
+    bool begun = false;
+    UNROLL for (int j = 0; j < k; ++j)
+      if (m[i][j] != 0) sum = begun ? sum + m[i][j] * at(j) : m[i][j] * at(j), begun = true;
+    return sum;
+  };
+  Vector half[n][k];
+  UNROLL for (int i = 0; i < n; ++i)
+    UNROLL for (int j = 0; j < k; ++j) half[i][j] = row(i, [&](int l) { return x[l][j]; });
+  UNROLL for (int i = 0; i < n; ++i)
+    UNROLL for (int j = 0; j < n; ++j) y[i][j] = row(j, [&](int l) { return half[i][l]; });
+}
+
+// A kernel, transformed: [4][4][one or two vectors of c2][c][lane]. `flip` makes it the kernel of
+// the input's gradient: both axes reversed, channels swapped.
 template <typename T>
 std::vector<Line> pack(const float* kernel, int64_t c, int64_t c2, bool flip) {
-  std::vector<Line> packed(9 * c * c2 / 16 + 1);
-  float* next = floats(packed);
-  for (int64_t o = 0, end; o < c2; o = end) {
-    end = std::min(o + 2 * kLanes, c2);
-    for (int64_t entry = 0; entry < 9; ++entry)
-      for (int64_t k = 0; k < c; ++k)
-        for (int64_t i = o; i < end; ++i) {
-          const float value =
-              flip ? kernel[((8 - entry) * c2 + i) * c + k] : kernel[(entry * c + k) * c2 + i];
-          *next++ = rounded<T>(Vector{value})[0];
+  std::vector<Line> packed(c * c2);
+  for (int64_t o = 0; o < c2; o += kLanes)
+    for (int64_t k = 0; k < c; ++k) {
+      Vector g[3][3], u[4][4];
+      for (int e = 0; e < 9; ++e) {
+        float lanes[kLanes];
+        for (int i = 0; i < kLanes; ++i) {
+          const int64_t to = o + i;
+          lanes[i] = kernel[flip ? ((8 - e) * c2 + to) * c + k : (e * c + k) * c2 + to];
         }
-  }
+        g[e / 3][e % 3] = rounded<T>(load(lanes));
+      }
+      transform<kKernel>(g, u);
+      const int64_t pair = o - o % (2 * kLanes), width = std::min<int64_t>(2 * kLanes, c2 - pair);
+      for (int e = 0; e < 16; ++e)
+        store(floats(packed) + (e * c2 + pair) * c + k * width + o - pair, u[e / 4][e % 4]);
+    }
   return packed;
 }
 
-// An entry of the kernel, 0 to 8, and the pixel of the buffer that it multiplies for the first
-// output of a line.
-struct Tap {
-  int64_t entry, row, column;
-};
-using Taps = std::span<const Tap>;
+// The tiles of an image, and the entries of kTiles of them, before and after the product:
+// [entry][vector of channels][tile][lane].
+struct Tiles {
+  const int64_t h, w, across = (w + 1) / 2, number = (h + 1) / 2 * across;
+  Buffer inputs, outputs;
+  int64_t count, rows[kTiles], columns[kTiles];  // Of the current tiles: their number and places.
 
-// `pixels` neighboring outputs by `vectors` of channels, from output i of the line on: the sum over
-// taps and input channels. Neighboring outputs read inputs that are `step` apart. Unrolled: where
-// two threads share a core, the FMAs wait for the other instructions.
-template <int step, int pixels, int vectors>
-INLINE void block(Buffer& x, Taps taps, int64_t i, const float* kernel,
-                  Vector (&sum)[pixels][vectors]) {
-  const int64_t lanes = std::min<int64_t>(x.depth, kLanes);
-  for (const Tap& tap : taps) {
-    const float* weights = kernel + tap.entry * x.depth * vectors * kLanes;
-    for (int64_t v = 0; v < x.vectors; ++v) {
-      const float *input = x.at(tap.row, v, tap.column + i * step), *const end = input + lanes;
-      UNROLL_4 for (; input < end; ++input, weights += vectors * kLanes)
-        UNROLL for (int p = 0; p < pixels; ++p)
-          UNROLL for (int u = 0; u < vectors; ++u)
-            sum[p][u] += input[p * step * kLanes] * load(weights + u * kLanes);
+  Tiles(const Shape& s, int64_t c, int64_t c2)
+      : h(s.h), w(s.w), inputs(16, std::min(kTiles, number), c),
+        outputs(16, std::min(kTiles, number), c2) {}
+
+  // Calls run() for each kTiles of the tiles.
+  template <typename Run>
+  void for_each(const Run& run) {
+    for (int64_t first = 0; first < number; first += kTiles) {
+      count = std::min(kTiles, number - first);
+      for (int64_t t = 0; t < count; ++t)
+        rows[t] = (first + t) / across * 2, columns[t] = (first + t) % across * 2;
+      run();
     }
   }
+  // Transforms the tiles of an image, or with n = 4 also the pixels around them, to entries.
+  template <const auto& m, int n>
+  void transform_all(Buffer& image, Buffer& to) {
+    const int64_t border = n == 2, line = image.line(), entry = to.line();
+    for (int64_t v = 0; v < image.vectors; ++v)
+      for (int64_t t = 0; t < count; ++t) {
+        Vector x[n][n], y[4][4];
+        const float* const from = image.at(rows[t] + border, v, columns[t] + border);
+        UNROLL for (int p = 0; p < n * n; ++p)
+          x[p / n][p % n] = load(from + p / n * line + p % n * kLanes);
+        transform<m>(x, y);
+        float* const at = to.at(0, v, t);
+        UNROLL for (int e = 0; e < 16; ++e) store(at + e * entry, y[e / 4][e % 4]);
+      }
+  }
+};
+
+// Calls run(entry) for all entries that are needed. With stride 2 only the first of a tile's four
+// outputs is, and depends on the first 3 x 3 entries. In the input's gradient, three of four pixels
+// are zeros between those of dy, and the last 3 x 3 entries are all that is not zero or unused.
+template <typename Run>
+void for_each_entry(int64_t stride, bool back, const Run& run) {
+  const int64_t begin = back ? stride - 1 : 0, end = begin + 5 - stride;
+  for (int64_t i = begin; i < end; ++i)
+    for (int64_t j = begin; j < end; ++j) run(4 * i + j);
 }
 
-// Computes columns begin, begin + apart, ... of row r of the outputs, a block at a time:
-// emit(offset in the image, from one pixel to the next, channel, sum).
-template <int step, typename Emit>
-void line(Buffer& x, Taps taps, const float* kernel, const Shape& out, int64_t r, int64_t begin,
-          int64_t apart, const Emit& emit) {
-  const auto run = [&](auto pixels, auto vectors, int64_t i, int64_t o) {
-    Vector sum[pixels][vectors] = {};
-    block<step>(x, taps, i, kernel + o * 9 * x.depth, sum);
-    emit((r * out.w + begin + i * apart) * out.c + o, apart * out.c, o, sum);
-  };
+// ---- The products
+
+// One entry of `count` tiles by `vectors` of channels, which stays in registers while the input's
+// channels pass by. Unrolled: where two threads share a core, the FMAs wait for the other
+// instructions.
+template <int count, int vectors>
+INLINE void multiply_block(const float* input, const float* kernel, int64_t row, int64_t depth,
+                           float* output, int64_t output_row) {
+  Vector sum[count][vectors] = {};
+  for (int64_t k = 0; k < depth; k += kLanes, input += row) {
+    const float *in = input, *const end = input + std::min<int64_t>(depth - k, kLanes);
+    UNROLL_4 for (; in < end; ++in, kernel += vectors * kLanes)
+      UNROLL for (int t = 0; t < count; ++t)
+        UNROLL for (int u = 0; u < vectors; ++u)
+          sum[t][u] += in[t * kLanes] * load(kernel + u * kLanes);
+  }
+  UNROLL for (int t = 0; t < count; ++t)
+    UNROLL for (int u = 0; u < vectors; ++u) store(output + u * output_row + t * kLanes, sum[t][u]);
+}
+
+// One entry of all tiles.
+void multiply(Tiles& tiles, int64_t e, const float* kernel) {
+  Buffer &x = tiles.inputs, &y = tiles.outputs;
   const auto across = [&](auto most, auto few, auto vectors, int64_t o) {
-    const int64_t width = (out.w - begin + apart - 1) / apart;
-    int64_t i = 0;
-    // With AVX2 32 pixels are 6 + 6 + 6 + 6 + 4 + 4, not 30 + 2.
-    for (; i + most <= width && i + few + few != width; i += most) run(most, vectors, i, o);
-    for (; i + few <= width; i += few) run(few, vectors, i, o);
-    for (; i < width; ++i) run(Int<1>(), vectors, i, o);
+    const auto run = [&](auto count, int64_t t) {
+      multiply_block<count, vectors>(x.at(e, 0, t), kernel + (e * y.depth + o) * x.depth, x.row,
+                                      x.depth, y.at(e, o / kLanes, t), y.row);
+    };
+    const int64_t count = tiles.count;
+    int64_t t = 0;
+    // With AVX2 32 tiles are 6 + 6 + 6 + 6 + 4 + 4, not 30 + 2.
+    for (; t + most <= count && t + few + few != count; t += most) run(most, t);
+    for (; t + few <= count; t += few) run(few, t);
+    for (; t < count; ++t) run(Int<1>(), t);
   };
   int64_t o = 0;
-  for (; o + 2 * kLanes <= out.c; o += 2 * kLanes) across(Int<kMost>(), Int<kFew>(), Int<2>(), o);
-  if (o < out.c) across(Int<2 * kMost>(), Int<2 * kFew>(), Int<1>(), o);
+  for (; o + 2 * kLanes <= y.depth; o += 2 * kLanes) across(Int<kMost>(), Int<kFew>(), Int<2>(), o);
+  if (o < y.depth) across(Int<2 * kMost>(), Int<2 * kFew>(), Int<1>(), o);
 }
 
-template <int stride, typename Emit>
-void convolve(Buffer& x, const float* kernel, const Shape& out, const Emit& emit) {
-  for (int64_t r = 0; r < out.h; ++r) {
-    Tap taps[9];
-    for (int64_t e = 0; e < 9; ++e) taps[e] = {e, r * stride + e / 3, e % 3};
-    line<stride>(x, taps, kernel, out, r, 0, 1, emit);
-  }
-}
-
-// The gradient of the input of a convolution of stride 2: the convolution of dy, with zeros between
-// its pixels, with the flipped kernel, but without the products with those zeros. An even row or
-// column meets only the middle of the kernel, an odd one the two others.
+// A convolution, or the input's gradient if `back`. Calls emit(offset in the result, channel,
+// vector, two totals) and adds the totals to sums, [2][c].
 template <typename Emit>
-void spread(Buffer& dy, const float* kernel, const Shape& out, const Emit& emit) {
-  for (int64_t r = 0; r < out.h; ++r)
-    for (int64_t begin = 0; begin < 2; ++begin) {
-      Tap taps[4];
-      int count = 0;
-      for (int64_t e = 0; e < 9; ++e)
-        if (const int64_t y = r + e / 3, x = begin + e % 3; y % 2 && x % 2)
-          taps[count++] = {e, (y + 1) / 2, (x + 1) / 2};
-      line<1>(dy, {taps, taps + count}, kernel, out, r, begin, 2, emit);
+void convolve(Buffer& x, Tiles& tiles, const float* kernel, int64_t stride, bool back,
+              float* sums, const Emit emit) {
+  const bool whole = back || stride == 1;
+  const int64_t h = tiles.h, w = tiles.w, c = tiles.outputs.depth, entry = tiles.outputs.line();
+  const int64_t row = whole ? w * c : (w + 1) / 2 * c;
+  tiles.for_each([&] {
+    tiles.transform_all<kPixels, 4>(x, tiles.inputs);
+    for_each_entry(stride, back, [&](int64_t e) { multiply(tiles, e, kernel); });
+    for (int64_t o = 0; o < c; o += kLanes) {
+      const float* from = tiles.outputs.at(0, o / kLanes, 0);
+      Vector totals[2] = {};
+      for (int64_t t = 0; t < tiles.count; ++t, from += kLanes) {
+        Vector m[4][4], y[2][2];
+        UNROLL for (int e = 0; e < 16; ++e) m[e / 4][e % 4] = load(from + e * entry);
+        transform<kOutputs>(m, y);
+        const int64_t r = tiles.rows[t], i = tiles.columns[t];
+        if (!whole) {
+          emit(r / 2 * row + i / 2 * c + o, o, y[0][0], totals);
+          continue;
+        }
+        const int64_t at = r * row + i * c + o;
+        UNROLL for (int p = 0; p < 2; ++p)
+          UNROLL for (int q = 0; q < 2; ++q)
+            if (r + p < h && i + q < w) emit(at + p * row + q * c, o, y[p][q], totals);
+      }
+      vector_at(sums + o) += totals[0], vector_at(sums + c + o) += totals[1];
     }
+  });
 }
 
-// ---- The kernel's gradient
-
-// Adds to row i of the kernel's gradient, [3][3][c][out.c], what 8 rows of outputs contribute: all
-// three columns, for `channels` of the input and `vectors` of the output, stay in registers.
+// Adds to one entry of a transformed kernel's gradient, [c][c2], what `count` tiles contribute, for
+// `channels` of the input and `vectors` of the output.
 template <int channels, int vectors>
-void correlate_rows(Buffer& x, Buffer& dy, int stride, int64_t from, int64_t i, int64_t k,
-                    int64_t o, int64_t c, const Shape& out, float* kernel) {
-  Vector sum[3][channels][vectors] = {};
-  for (int64_t r = from; r < std::min(out.h, from + 8); ++r) {
-    const float* in = x.at(r * stride + i, k / kLanes, 0) + k % kLanes;
-    const float* gradient = dy.at(r + 1, o / kLanes, 1);
-    UNROLL_4 for (int64_t p = 0; p < out.w; ++p) {
-      Vector g[vectors];
-      UNROLL for (int u = 0; u < vectors; ++u) g[u] = load(gradient + u * dy.row);
-      UNROLL for (int j = 0; j < 3; ++j)
-        UNROLL for (int q = 0; q < channels; ++q)
-          UNROLL for (int u = 0; u < vectors; ++u) sum[j][q][u] += in[j * kLanes + q] * g[u];
-      in += stride * kLanes, gradient += kLanes;
-    }
-  }
-  UNROLL for (int j = 0; j < 3; ++j)
+void correlate_block(const float* x, const float* dy, int64_t row, int64_t count, float* kernel,
+                     int64_t c2) {
+  Vector sum[channels][vectors] = {};
+  UNROLL_4 for (int64_t t = 0; t < count; ++t, x += kLanes, dy += kLanes) {
+    Vector g[vectors];
+    UNROLL for (int u = 0; u < vectors; ++u) g[u] = load(dy + u * row);
     UNROLL for (int q = 0; q < channels; ++q)
-      UNROLL for (int u = 0; u < vectors; ++u)
-        vector_at(kernel + ((3 * i + j) * c + k + q) * out.c + o + u * kLanes) += sum[j][q][u];
+      UNROLL for (int u = 0; u < vectors; ++u) sum[q][u] += x[q] * g[u];
+  }
+  UNROLL for (int q = 0; q < channels; ++q)
+    UNROLL for (int u = 0; u < vectors; ++u) vector_at(kernel + q * c2 + u * kLanes) += sum[q][u];
 }
 
-// The same for a whole image. c is 3 or a multiple of kLanes.
-void correlate(Buffer& x, Buffer& dy, int stride, int64_t c, const Shape& out, float* kernel) {
-  for (int64_t from = 0; from < out.h; from += 8)  // As many rows as stay in the first cache.
-    for (int64_t i = 0; i < 3; ++i) {
+// Adds an image's part of the gradient of the transformed kernel, [entry][c][c2], where c is
+// rounded up to vectors.
+void correlate(Buffer& x, Buffer& dy, Tiles& tiles, int64_t stride, float* kernel) {
+  const int64_t c = x.vectors * kLanes, c2 = dy.depth;
+  tiles.for_each([&] {
+    tiles.transform_all<kPixels, 4>(x, tiles.inputs);
+    tiles.transform_all<kOutputsTransposed, 2>(dy, tiles.outputs);
+    for_each_entry(stride, false, [&](int64_t e) {
       const auto across = [&](auto channels, auto vectors, int64_t o) {
         for (int64_t k = 0; k < c; k += channels)
-          correlate_rows<channels, vectors>(x, dy, stride, from, i, k, o, c, out, kernel);
+          correlate_block<channels, vectors>(
+              tiles.inputs.at(e, k / kLanes, 0) + k % kLanes, tiles.outputs.at(e, o / kLanes, 0),
+              tiles.outputs.row, tiles.count, kernel + (e * c + k) * c2 + o, c2);
       };
       int64_t o = 0;
-      for (; c == 3 && o < out.c; o += kLanes) across(Int<3>(), Int<1>(), o);
-      for (; o + 2 * kLanes <= out.c; o += 2 * kLanes) across(Int<kChannels>(), Int<2>(), o);
-      if (o < out.c) across(Int<2 * kChannels>(), Int<1>(), o);
-    }
+      for (; o + 2 * kLanes <= c2; o += 2 * kLanes) across(Int<kChannels>(), Int<2>(), o);
+      if (o < c2) across(Int<2 * kChannels>(), Int<1>(), o);
+    });
+  });
 }
 
 // ---- The two calls
@@ -352,29 +435,22 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remaining
 
   auto packed = pack<T>(kernel, from.c, to.c, false);
   const auto work = [&](int64_t n, int64_t end, float* sums) {
-    Buffer buffer(from);
+    Buffer buffer(from.h, from.w, from.c);
+    Tiles tiles(from, from.c, to.c);
     for (; n < end; ++n) {
-      const int64_t image = n * from.image();
-      fill<T>(from, buffer, [&](int64_t i, int64_t k) {
+      const int64_t image = n * from.image(), result = n * to.image();
+      fill<T>(from, buffer, 1, [=](int64_t i, int64_t k) {
         if (!scale) return load_some(x + image + i, from.c - k);
         Vector v = load(x + image + i) * load(scale + k) + load(bias + k);
         if (shortcut) v += load(shortcut + image + i);
         if (joined) store(joined + image + i, relu(v));
         return relu(v);
       });
-      const auto emit = [&]<int pixels, int vectors>(int64_t i, int64_t next, int64_t o,
-                                                     Vector (&sum)[pixels][vectors]) {
-        UNROLL for (int u = 0; u < vectors; ++u, i += kLanes, o += kLanes) {
-          Vector total = {}, squares = {};
-          UNROLL for (int p = 0; p < pixels; ++p) {
-            store(y + n * to.image() + i + p * next, sum[p][u]);
-            total += sum[p][u], squares += sum[p][u] * sum[p][u];
-          }
-          vector_at(sums + o) += total, vector_at(sums + to.c + o) += squares;
-        }
+      const auto emit = [=](int64_t i, int64_t, Vector v, Vector (&totals)[2]) {
+        store(y + result + i, v);
+        totals[0] += v, totals[1] += v * v;
       };
-      if (stride == 1) convolve<1>(buffer, floats(packed), to, emit);
-      else convolve<2>(buffer, floats(packed), to, emit);
+      convolve(buffer, tiles, floats(packed), stride, false, sums, emit);
     }
   };
   std::ranges::copy(sum_over(pool, from.n, 2 * to.c, work), moments);
@@ -404,45 +480,46 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   if (!call.complete() || !dkernel || !paired || (scale && from.c == 3)) return unexpected();
 
   const float* const dsquare = dsum + to.c;
-  auto flipped = pack<T>(kernel, to.c, from.c, true);
+  std::vector<Line> flipped;
+  if (scale) flipped = pack<T>(kernel, to.c, from.c, true);
   const auto work = [&](int64_t n, int64_t end, float* sums) {
-    float *const dscale = sums + entries, *const dbias = scale ? dscale + from.c : dscale;
-    Buffer input(from), gradient(to);
+    Buffer input(from.h, from.w, from.c), gradient(from.h, from.w, to.c);
+    Tiles tiles(from, from.c, to.c), back(from, to.c, from.c);
+    const int64_t size = input.vectors * kLanes * to.c;
+    std::vector<Line> transformed(size);  // The kernel's gradient.
     for (; n < end; ++n) {
-      const int64_t image = n * from.image();
+      const int64_t image = n * from.image(), result = n * to.image();
       // The gradient of y itself, with what its moments add.
-      fill<T>(to, gradient, [&](int64_t i, int64_t k) {
-        const int64_t at = n * to.image() + i;
+      fill<T>(to, gradient, stride, [=](int64_t i, int64_t k) {
+        const int64_t at = result + i;
         return load(dy + at) + load(dsum + k) + 2 * load(y + at) * load(dsquare + k);
       });
       // What was convolved: stored, or computed again.
-      fill<T>(from, input, [&](int64_t i, int64_t k) {
+      fill<T>(from, input, 1, [=](int64_t i, int64_t k) {
         if (!scale) return load_some(x + image + i, from.c - k);
         if (joined) return load(joined + image + i);
         return relu(load(x + image + i) * load(scale + k) + load(bias + k));
       });
-      correlate(input, gradient, stride, from.c, to, sums);
+      correlate(input, gradient, tiles, stride, floats(transformed));
       if (!scale) continue;
       // The gradient of what was convolved, on through ReLU, shortcut and affine.
-      const auto emit = [&]<int pixels, int vectors>(int64_t i, int64_t next, int64_t o,
-                                                     Vector (&sum)[pixels][vectors]) {
-        UNROLL for (int u = 0; u < vectors; ++u, i += kLanes, o += kLanes) {
-          Vector total = {}, products = {};
-          UNROLL for (int p = 0; p < pixels; ++p) {
-            const int64_t at = image + i + p * next;
-            const Vector value = load(x + at);
-            const Vector before = value * load(scale + o) + load(bias + o);
-            const Vector whole = joined ? sum[p][u] + load(djoined + at) : sum[p][u];
-            const Vector g = (joined ? load(joined + at) : before) > 0.0f ? whole : Vector{};
-            total += g, products += g * value;
-            store(dx + at, g * load(scale + o));
-            if (dshortcut) store(dshortcut + at, g);
-          }
-          vector_at(dbias + o) += total, vector_at(dscale + o) += products;
-        }
+      const auto emit = [=](int64_t i, int64_t o, Vector v, Vector (&totals)[2]) {
+        const int64_t at = image + i;
+        const Vector value = load(x + at);
+        const Vector before = value * load(scale + o) + load(bias + o);
+        const Vector whole = joined ? v + load(djoined + at) : v;
+        const Vector g = (joined ? load(joined + at) : before) > 0.0f ? whole : Vector{};
+        totals[0] += g * value, totals[1] += g;
+        store(dx + at, g * load(scale + o));
+        if (dshortcut) store(dshortcut + at, g);
       };
-      if (stride == 1) convolve<1>(gradient, floats(flipped), from, emit);
-      else spread(gradient, floats(flipped), from, emit);
+      convolve(gradient, back, floats(flipped), stride, true, sums + entries, emit);
+    }
+    for (int64_t i = 0; i < from.c * to.c; i += kLanes) {
+      Vector u[4][4], g[3][3];
+      for (int e = 0; e < 16; ++e) u[e / 4][e % 4] = load(floats(transformed) + e * size + i);
+      transform<kKernelTransposed>(u, g);
+      for (int e = 0; e < 9; ++e) store(sums + e * from.c * to.c + i, g[e / 3][e % 3]);
     }
   };
   const auto sums = sum_over(pool, from.n, entries + (scale ? 2 * from.c : 0), work);
