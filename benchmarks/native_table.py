@@ -1,45 +1,68 @@
 """The table of the native kernels of a CPU, beside XLA's and PyTorch, from results/native_cpu."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from resnet_cifar.report.pages import markdown_table
 
-RUNS = {"128": "ResNet20", "1024": "ResNet20", "56": "ResNet56", "110": "ResNet110"}  # By file.
-FILES = [
-    f"native_cpu/{kernels}_{name}"
-    for name in RUNS
-    for kernels in (("native", "xla", "torch") if RUNS[name] == "ResNet20" else ("native", "torch"))
+RUNS = [
+    (20, 128, "float32"),
+    (20, 1024, "float32"),
+    (56, 128, "float32"),
+    (110, 128, "float32"),
+    (20, 128, "bfloat16"),
+    (20, 1024, "bfloat16"),
 ]
+PROGRAMS = ["native", "xla", "eager", "compiled"]
 HEADING = [
-    "images/s", "batch", "bare step", "GFLOP/s", "whole program", "XLA's kernels, whole program",
-    "best of PyTorch", "whole over bare", "whole over XLA's", "whole over PyTorch's",
+    "images/s", "batch", "dtype", "bare step", "whole program", "whole program, XLA's kernels",
+    "PyTorch, eager", "PyTorch, compiled", "whole over bare", "whole over XLA's",
+    "whole over PyTorch's",
 ]  # fmt: skip
 
 
-def native_table(load: Callable[[str], dict]) -> list[str]:
-    """Return a row for each network and batch that was timed.
+def native_rates(load: Callable[[str], dict], run: tuple[int, int, str]) -> dict[str, dict]:
+    """Return the row of each program that was timed, by its name.
 
     Args:
-      load: returns a file of results by its name.
+      load: returns a file of results by its name, an empty one if there is none.
+      run: the depth, the batch size and the dtype.
     """
+    names = {program: "_".join(map(str, [program, *run])) for program in PROGRAMS}
+    results = {program: load(f"native_cpu/{name}") for program, name in names.items()}
+    return {program: result["rows"][0] for program, result in results.items() if result}
+
+
+def best_of_torch(rates: dict[str, dict]) -> float:
+    """Return the speed of the fastest of PyTorch's programs, eager or compiled."""
+    return max(speed_of_torch(rates, program) for program in ("eager", "compiled"))
+
+
+def speed_of_torch(rates: dict[str, dict], program: str) -> float:
+    """Return the speed of its fastest mode, 0 if it was not timed."""
+    row = rates.get(program, {"seconds": {}})
+    return max((row[mode] for mode in row["seconds"]), default=0.0)
+
+
+def native_table(load: Callable[[str], dict]) -> list[str]:
+    """Return a row for each network, batch and dtype that was timed."""
     rows = []
-    for name, network in RUNS.items():
-        (ours,) = load(f"native_cpu/native_{name}")["rows"]
-        (torch,) = load(f"native_cpu/torch_{name}")["rows"]
-        (xla,) = load(f"native_cpu/xla_{name}").get("rows", [{}])
-        whole, best = ours["whole"], max(torch[mode] for mode in torch["seconds"])
+    for run in RUNS:
+        rates = native_rates(load, run)
+        ours, xla = rates["native"], rates.get("xla")
+        peers = [speed_of_torch(rates, program) for program in ("eager", "compiled")]
         rows.append(
             [
-                network,
-                f"{ours['batch_size']:,}",
+                f"ResNet{run[0]}",
+                f"{run[1]:,}",
+                run[2],
                 f"{ours['bare']:,.0f}",
-                f"{1000 * ours['tflops']:.0f}",
-                f"{whole:,.0f}",
+                f"{ours['whole']:,.0f}",
                 f"{xla['whole']:,.0f}" if xla else "",
-                f"{best:,.0f}",
-                f"{whole / ours['bare']:.2f}",
-                f"{whole / xla['whole']:.2f}" if xla else "",
-                f"{whole / best:.2f}",
+                *(f"{peer:,.0f}" if peer else "" for peer in peers),
+                f"{ours['whole'] / ours['bare']:.2f}",
+                f"{ours['whole'] / xla['whole']:.2f}" if xla else "",
+                f"{ours['whole'] / best_of_torch(rates):.2f}",
             ]
         )
     return markdown_table(HEADING, rows)

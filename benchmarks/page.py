@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from benchmarks.gpu_program_table import program_table
 from benchmarks.kernels_table import kernel_table
-from benchmarks.native_table import FILES as NATIVE_FILES
 from benchmarks.native_table import native_table
 from benchmarks.remat_table import remat_table
 from benchmarks.scaling_table import cpu_table, model_table
@@ -68,7 +67,7 @@ def sections() -> dict[str, list[str]]:
     return {
         **{place: place_section(place) for place in FILES},
         "variants": conditions_table(),
-        "native": [*native_table(load), "", *origin(NATIVE_FILES)],
+        "native": [*native_table(load), "", *origin(native_files(), "native_cpu")],
         "startup": startup(),
         "gpu_kernels": [*kernel_table(load("gpu/kernels_20")), *origin(["gpu/kernels_20"])],
         "gpu_program": program_table(load("gpu_program")),
@@ -76,6 +75,11 @@ def sections() -> dict[str, list[str]]:
         "scaling_cpu": cpu_table(load("scaling_cpu")),
         "scaling_model": model_table(load("scaling_model")),
     }
+
+
+def native_files() -> list[str]:
+    """Return the names of all results of the native kernels."""
+    return [f"native_cpu/{path.stem}" for path in sorted(ROOT.glob("results/native_cpu/*.json"))]
 
 
 def conditions_table() -> list[str]:
@@ -178,8 +182,8 @@ def speeds(place: str) -> list[dict]:
     return [rows[depth] for depth in sorted(rows)]
 
 
-def origin(names: list[str]) -> list[str]:
-    """Return the device, versions, date and files of some numbers."""
+def origin(names: list[str], folder: str = "") -> list[str]:
+    """Return the device, versions, date and files of some numbers, or the folder of the files."""
     present = {name: result for name in names if (result := load(name))}
     versions = {}
     for result in present.values():
@@ -190,6 +194,8 @@ def origin(names: list[str]) -> list[str]:
         }
     first = next(iter(present.values()))
     files = ", ".join(f"[{name}.json](../results/{name}.json)" for name in present)
+    if folder:
+        files = f"[{folder}/*.json](../results/{folder})"
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     return wrap(f"{first['device']}, {packages}, {first['date']}: {files}.")
 

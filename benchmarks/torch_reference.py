@@ -4,10 +4,10 @@ python -m benchmarks.torch_reference --depths=20,56 --batch_size=128 --output=re
 
 - bare: the step of "best" on one batch that is already normalized.
 - best: the images live on the device, where they are cropped, flipped and normalized;
-  channels_last; on a GPU bfloat16 autocast and `torch.compile` with CUDA graphs, elsewhere float32
-  and eager.
-- usual: a DataLoader whose workers crop, flip and normalize each image on the host; on a GPU
-  autocast and channels_last, eager.
+  channels_last; on a GPU `torch.compile` with CUDA graphs, elsewhere eager by default.
+- usual: a DataLoader whose workers crop, flip and normalize each image on the host; eager.
+
+bfloat16 is autocast, the default on a GPU.
 
 Needs torch, and only `benchmarks/limits.py` of this project.
 """
@@ -101,7 +101,7 @@ def augment(images: torch.Tensor) -> torch.Tensor:
 
 
 def make_step(
-    depth: int, compile_mode: str
+    depth: int, compile_mode: str, dtype: str
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Return a training step of images and labels on the device."""
     model = resnet(depth).to(DEVICE, memory_format=torch.channels_last).train()
@@ -112,7 +112,7 @@ def make_step(
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=ON_GPU):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=dtype == "bfloat16"):
             loss = functional.cross_entropy(forward(images), labels)
         loss.backward()
         optimizer.step()
@@ -124,7 +124,7 @@ def make_step(
 
 def time_bare(options: argparse.Namespace, depth: int) -> list[float]:
     """Return the seconds of each turn of so many steps on one batch."""
-    step = make_step(depth, options.compile_mode)
+    step = make_step(depth, options.compile_mode, options.dtype)
     images = torch.randn(options.batch_size, 3, 32, 32, device=DEVICE).contiguous(
         memory_format=torch.channels_last
     )
@@ -135,7 +135,7 @@ def time_bare(options: argparse.Namespace, depth: int) -> list[float]:
 def time_best(options: argparse.Namespace, depth: int) -> list[float]:
     """Return the seconds of each epoch of so many steps, the images on the device."""
     images, labels = (a.to(DEVICE) for a in noise(options.batch_size * options.steps))
-    step = make_step(depth, options.compile_mode)
+    step = make_step(depth, options.compile_mode, options.dtype)
     prepare = torch.compile(augment) if options.compile_mode else augment
 
     def epoch() -> None:
@@ -147,7 +147,7 @@ def time_best(options: argparse.Namespace, depth: int) -> list[float]:
 
 def time_usual(options: argparse.Namespace, depth: int) -> list[float]:
     """Return the seconds of each epoch of so many steps, the images from a DataLoader."""
-    step = make_step(depth, "")
+    step = make_step(depth, "", options.dtype)
     loader = torch.utils.data.DataLoader(
         HostImages(*noise(options.batch_size * options.steps)),
         options.batch_size,
@@ -189,9 +189,10 @@ def timed(epoch: Callable[[], None], repeats: int) -> list[float]:
     return seconds[1:]
 
 
-def time_convolutions(batch_size: int, copies: int, repeats: int) -> list[dict]:
+def time_convolutions(options: argparse.Namespace) -> list[dict]:
     """Return seconds of the three products of each distinct convolution, channels_last."""
-    rows, dtype = [], torch.bfloat16 if ON_GPU else torch.float32
+    rows, dtype, batch_size = [], getattr(torch, options.dtype), options.batch_size
+    copies = 20 if ON_GPU else 1
     for layer in dict.fromkeys(layer for layer, _ in convolutions(14)):
 
         def tensors(*shape: int, dtype=dtype) -> list[torch.Tensor]:
@@ -226,7 +227,7 @@ def time_convolutions(batch_size: int, copies: int, repeats: int) -> list[dict]:
         }
         row: dict = {**layer._asdict(), "gflops": layer.flops * batch_size / 1e9}
         for name, mask in masks.items():
-            times = timed(lambda mask=mask, products=products: products(*mask), repeats)
+            times = timed(lambda mask=mask, products=products: products(*mask), options.repeats)
             row[name] = statistics.median(times) / copies
         rows.append(row)
         print(row, flush=True)
@@ -246,6 +247,12 @@ def main() -> None:
         "--steps", type=int, default=30, help="Steps timed at once: those of an epoch."
     )
     parser.add_argument("--repeats", type=int, default=5, help="How often each is timed.")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="bfloat16" if ON_GPU else "float32",
+        help="dtype of the convolutions.",
+    )
     parser.add_argument("--modes", default="bare,best,usual", help="What to time.")
     parser.add_argument(
         "--compile_mode",
@@ -273,7 +280,7 @@ def main() -> None:
         row: dict = {
             "depth": depth,
             "batch_size": options.batch_size,
-            "dtype": "bfloat16" if ON_GPU else "float32",
+            "dtype": options.dtype,
         }
         row["seconds"] = {mode: timers[mode](options, depth) for mode in options.modes.split(",")}
         images = options.batch_size * options.steps
@@ -284,9 +291,7 @@ def main() -> None:
         print(row, flush=True)
         write(result, options.output)
     if options.convolutions:
-        result["convolutions"] = time_convolutions(
-            options.batch_size, 20 if ON_GPU else 1, options.repeats
-        )
+        result["convolutions"] = time_convolutions(options)
         write(result, options.output)
 
 
