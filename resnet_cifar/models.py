@@ -81,8 +81,8 @@ class ResNet(nn.Module):
         place of "stage1_block2", ... (`stack_blocks` and `unstack_blocks` convert). Blocks have no
         intermediate outputs that flax can capture.
       native: use the kernels of `norm_conv.cc`. They need a CPU with AVX2, a multiple of 16 as
-        `width`, and float32 or bfloat16. The network and its gradients are the same. A program
-        that is exported needs `model.clone(native=False)`.
+        `width`, and float32 or bfloat16. The network and its gradients are the same. `jax.export`
+        exports it without them.
     """
 
     depth: int

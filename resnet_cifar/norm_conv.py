@@ -1,7 +1,7 @@
 """The native unit: normalize, add the shortcut, ReLU, convolve 3x3, and sum for the next BatchNorm.
 
 `definition` says what it computes. The kernels of `norm_conv.cc` read and write each activation
-once, forward and backward. Second derivatives are those of the definition.
+once, forward and backward. Second derivatives and exported programs are those of the definition.
 """
 
 from functools import partial
@@ -13,6 +13,8 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import sequential_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
+from jax.extend.core import Primitive, jaxpr_as_fun
+from jax.interpreters import mlir
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
@@ -134,7 +136,59 @@ def unit_backward(stride, keep, saved, cotangents):
 unit.defvjp(unit_forward, unit_backward)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+native_or_plain = Primitive("native_or_plain")
+native_or_plain.multiple_results = True
+native_or_plain.def_impl(lambda *args, native, plain: jaxpr_as_fun(native)(*args))
+native_or_plain.def_abstract_eval(lambda *avals, native, plain: native.out_avals)
+
+
+def lower(ctx, *args, native, plain):
+    exported = getattr(ctx.module_context.lowering_parameters, "for_export", False)
+    return mlir.lower_fun(plain if exported else jaxpr_as_fun(native))(ctx, *args)
+
+
+mlir.register_lowering(native_or_plain, lower)
+
+
+def replaced_by(plain):
+    """Let `plain` replace a native function in derivatives and in exported programs.
+
+    Under `vmap` the native function is called once for each element.
+    """
+
+    def decorate(function) -> jax.custom_jvp:
+        @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+        def either(stride, keep, *args):
+            flat, tree = jax.tree.flatten(args)
+            trace = jax.make_jaxpr(partial(function, stride, keep), return_shape=True)
+            native, results = trace(*args)
+
+            def flat_plain(*flat):
+                return jax.tree.leaves(plain(stride, keep, *tree.unflatten(flat)))
+
+            bind = partial(native_or_plain.bind, native=native, plain=flat_plain)
+            return jax.tree.structure(results).unflatten(sequential_vmap(bind)(*flat))
+
+        @either.defjvp
+        def jvp(stride, keep, primals, tangents):
+            derivative = jax.jvp(partial(plain, stride, keep), primals, tangents)[1]
+            return either(stride, keep, *primals), derivative
+
+        return either
+
+    return decorate
+
+
+def plain_forward(stride, keep, given, kernel):
+    return definition(given, kernel, stride=stride, keep=keep)
+
+
+def plain_backward(stride, keep, given, kernel, result, cotangents):  # noqa: PLR0917
+    del result  # A function of the other arguments: its tangents are already in theirs.
+    return jax.vjp(partial(plain_forward, stride, keep), given, kernel)[1](cotangents)
+
+
+@replaced_by(plain_forward)
 def forward(stride: int, keep: bool, given: Normalized, kernel) -> Convolved:
     stored = keep and given.affine is not None
     args = without_none([given.x, kernel, *given[1:]])
@@ -142,7 +196,7 @@ def forward(stride: int, keep: bool, given: Normalized, kernel) -> Convolved:
     return Convolved(y, moments, kept[0] if stored else given.x if keep else None)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@replaced_by(plain_backward)
 def backward(stride, keep, given, kernel, result, cotangents) -> tuple[Normalized, Array]:  # noqa: PLR0917
     """Return the gradients of `given` and of the kernel."""
     (x, affine, shortcut), (y, _, inputs), (dy, dmoments, dinputs) = given, result, cotangents
@@ -153,29 +207,7 @@ def backward(stride, keep, given, kernel, result, cotangents) -> tuple[Normalize
         return Normalized(*rest), dkernel
     # Such as images, whose gradient nobody asks for. XLA computes it if somebody does.
     (dkernel,) = call("backward", stride, args, 1)
-    plain = partial(definition, kernel=kernel, stride=stride, keep=keep)
-    return jax.vjp(plain, given)[1](cotangents)[0], dkernel
-
-
-@forward.defjvp
-def forward_jvp(stride, keep, primals, tangents):
-    plain = partial(definition, stride=stride, keep=keep)
-    return forward(stride, keep, *primals), jax.jvp(plain, primals, tangents)[1]
-
-
-@backward.defjvp
-def backward_jvp(stride, keep, primals, tangents):
-    """Take the derivative of the definition's gradient.
-
-    The result is a function of the other arguments, so that its tangents are already in theirs.
-    """
-
-    def plain(given, kernel, result, cotangents):
-        del result
-        function = partial(definition, stride=stride, keep=keep)
-        return jax.vjp(function, given, kernel)[1](cotangents)
-
-    return backward(stride, keep, *primals), jax.jvp(plain, primals, tangents)[1]
+    return plain_backward(stride, keep, given, kernel, result, cotangents)[0], dkernel
 
 
 # The axes of arguments and results, in the order of the library. Those with n are images, the
@@ -191,7 +223,7 @@ RESULTS = {
 
 
 def call(name: str, stride: int, args: list[Array], number: int) -> list[Array]:
-    """Call a native function for its first results; under `vmap` once for each element."""
+    """Call a native function for its first results."""
     dtype, target = args[0].dtype, native.target(f"{name}_{args[0].dtype}")
     arg_axes, result_axes = ARGS[name][: len(args)], RESULTS[name][:number]
 
@@ -204,7 +236,7 @@ def call(name: str, stride: int, args: list[Array], number: int) -> list[Array]:
         results = list(map(jax.ShapeDtypeStruct, shapes, dtypes))
         return jax.ffi.ffi_call(target, results)(*args, stride=np.int64(stride))
 
-    return sequential_vmap(split_over_devices(function, arg_axes, result_axes))(*args)
+    return split_over_devices(function, arg_axes, result_axes)(*args)
 
 
 def split_over_devices(function, args: list[str], results: list[str]):

@@ -7,6 +7,7 @@ import sys
 from functools import partial
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -157,6 +158,25 @@ def test_second_derivatives(block):
 def test_without_jit(block):
     with jax.disable_jit():
         assert_close(norm_conv(*block), PLAIN(*block), 1e-5)
+
+
+@pytest.mark.parametrize("platforms", [None, ("cpu", "cuda")])
+def test_an_exported_program_is_the_definition(block, platforms):
+    """A value and its gradients, for any number of images. Where it is not exported, it is not."""
+    given, kernel = block
+
+    def program(unit, *args):
+        *images, affine, kernel = args
+        given = Normalized(images[0], affine, images[1])
+        return jax.tree.leaves(jax.value_and_grad(partial(loss, unit), (0, 1))(kernel, given))
+
+    args = given.x, given.shortcut, given.affine, kernel
+    images = jax.ShapeDtypeStruct(jax.export.symbolic_shape("n, 4, 4, 16"), jnp.float32)
+    native_program = jax.jit(partial(program, norm_conv))
+    exported = jax.export.export(native_program, platforms=platforms)(images, images, *args[2:])
+    got = jax.export.deserialize(exported.serialize()).call(*args)
+    assert_close(got, jax.jit(partial(program, PLAIN))(*args), 1e-5)
+    assert native.PREFIX in native_program.lower(*args).as_text()
 
 
 def test_a_split_batch_stays_on_its_devices(block):
