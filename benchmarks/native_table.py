@@ -1,7 +1,6 @@
 """The table of the native kernels of a CPU, beside XLA's and PyTorch, from results/native_cpu."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from resnet_cifar.report.pages import markdown_table
 
