@@ -67,7 +67,7 @@ def sections() -> dict[str, list[str]]:
     return {
         **{place: place_section(place) for place in FILES},
         "variants": conditions_table(),
-        "native": [*native_table(load), "", *origin(native_files(), "native_cpu")],
+        "native": native_section(),
         "startup": startup(),
         "gpu_kernels": [*kernel_table(load("gpu/kernels_20")), *origin(["gpu/kernels_20"])],
         "gpu_program": program_table(load("gpu_program")),
@@ -77,9 +77,16 @@ def sections() -> dict[str, list[str]]:
     }
 
 
-def native_files() -> list[str]:
-    """Return the names of all results of the native kernels."""
-    return [f"native_cpu/{path.stem}" for path in sorted(ROOT.glob("results/native_cpu/*.json"))]
+def native_section() -> list[str]:
+    """Return the speed of the native kernels, beside the peak of the processor."""
+    paths = sorted((ROOT / "results/native_cpu").glob("*_*_*.json"))
+    peak = load("native_cpu/fma_peak")
+    said = (
+        f"{peak['threads']} threads of FMAs reach {peak['gflops']:.0f} GFLOP/s. \"Of the peak\" is "
+        "the arithmetic of direct convolutions over that. Winograd's takes less."
+    )
+    files = origin([f"native_cpu/{path.stem}" for path in paths], "native_cpu")
+    return [*native_table(load), "", *wrap(said), "", *files]
 
 
 def conditions_table() -> list[str]:

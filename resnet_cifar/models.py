@@ -82,7 +82,7 @@ class ResNet(nn.Module):
         intermediate outputs that flax can capture.
       native: use the kernels of `norm_conv.cc`. They need a CPU with AVX2, a multiple of 16 as
         `width`, and float32 or bfloat16. The network and its gradients are the same. `jax.export`
-        exports it without them.
+        replaces them by plain JAX.
     """
 
     depth: int

@@ -2,15 +2,15 @@
 // shortcut), convolved 3x3 with padding 1 and stride 1 or 2, with the moments of the result; and
 // the gradient of all of it. Images are [height][width][channels].
 //
-// Each image is read once and written once. `fill` copies it, with all that has to be done to it
-// on the way, into a buffer with a border of zeros, which stays in the cache. The convolution runs
-// over that buffer, and what it computes is finished (rounded, masked, summed) right there.
+// Each image is fetched from memory once and written once. `fill` copies it, with all that has to
+// be done to it on the way, into a buffer with a border of zeros, which stays in the cache. The
+// convolution runs over that buffer, and what it computes is finished (rounded, masked, summed)
+// right there.
 //
 // The convolution is Winograd's F(2x2, 3x3) (Lavin and Gray 2015, arXiv:1509.09308): 16 products
-// for four outputs instead of 36. A tile is 2 x 2 outputs, and its input those and the pixels
-// around them. Tiles and kernel are transformed to 4 x 4 entries each. For every entry the tiles
-// [tile][c] are multiplied by the kernel [c][c2], a product of matrices. The 16 results of a tile
-// are transformed back.
+// for four outputs instead of 36. A tile is 2 x 2 outputs and needs 4 x 4 inputs. Inputs and kernel
+// are transformed to 4 x 4 entries. For each entry, tiles [tile][c] times kernel [c][c2] is a
+// product of matrices. The 16 products of a tile are transformed to its outputs.
 //
 // Images are stored as float or bfloat16. All products and sums are in float32.
 //
@@ -20,7 +20,6 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <type_traits>
 #include <vector>
 
@@ -105,8 +104,8 @@ void parallel(ffi::ThreadPool pool, int64_t n, const Work& work) {
   for (int64_t left; (left = shared->left) > 0;) shared->left.wait(left);
 }
 
-// Runs work(first image, end, sums) in a task for every 8 images, but in 1 to 32; each has `size`
-// sums of its own. Returns the totals.
+// Runs work(first image, end, sums) in clamp(images / 8, 1, 32) tasks, each with `size` sums of its
+// own. Returns the totals.
 template <typename Work>
 std::vector<float> sum_over(ffi::ThreadPool pool, int64_t images, int64_t size, const Work& work) {
   const int64_t tasks = std::clamp<int64_t>(images / 8, 1, 32);
@@ -127,8 +126,8 @@ struct Shape {
   int64_t size() const { return n * image(); }
 };
 
-// One image with a border of zeros, one pixel wide, and two at the far sides, where a tile may
-// stick out: [row][vector of channels][column][lane].
+// One image, [row][vector of channels][column][lane], with a border of zeros: one pixel above and
+// left, two below and right, where the last tile of an odd size ends.
 class Buffer {
  public:
   Buffer(int64_t h, int64_t w, int64_t c)
@@ -145,6 +144,8 @@ class Buffer {
 };
 
 // Fills every `stride`-th pixel of a buffer with value(offset in the image, channel), a vector.
+// What loops use is passed by value, or copied: GCC would load it again after every store, as any
+// store may change what a reference points to.
 template <typename T, typename Value>
 void fill(const Shape s, Buffer& buffer, int64_t stride, const Value value) {
   for (int64_t y = 0; y < s.h; ++y)
@@ -167,8 +168,8 @@ Vector load_some(const T* from, int64_t count) {
 // ---- Winograd's transforms
 
 // A tile's outputs are A' (sum over channels of (G g G') * (B' d B)) A, with its 4 x 4 pixels d and
-// the kernel's 3 x 3 entries g. kPixels is B', kOutputs A', and kKernel G. Gradients go back by the
-// transposed matrices.
+// the kernel's 3 x 3 entries g. kPixels is B', kOutputs A', and kKernel G. The kernel's gradient
+// goes back by the transposed matrices. The input's is a convolution with the flipped kernel.
 constexpr float kPixels[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}};
 constexpr float kOutputs[2][4] = {{1, 1, 1, 0}, {0, 1, -1, -1}};
 constexpr float kOutputsTransposed[4][2] = {{1, 0}, {1, 1}, {1, -1}, {0, -1}};
@@ -217,8 +218,8 @@ std::vector<Line> pack(const float* kernel, int64_t c, int64_t c2, bool flip) {
   return packed;
 }
 
-// The tiles of an image, and the entries of kTiles of them, before and after the product:
-// [entry][vector of channels][tile][lane].
+// The tiles of an image, and the entries of kTiles of them, before and after the product, in
+// buffers whose rows are entries and whose columns are tiles.
 struct Tiles {
   const int64_t h, w, across = (w + 1) / 2, number = (h + 1) / 2 * across;
   Buffer inputs, outputs;
@@ -255,9 +256,9 @@ struct Tiles {
   }
 };
 
-// Calls run(entry) for all entries that are needed. With stride 2 only the first of a tile's four
-// outputs is, and depends on the first 3 x 3 entries. In the input's gradient, three of four pixels
-// are zeros between those of dy, and the last 3 x 3 entries are all that is not zero or unused.
+// Calls run(entry) for all entries that are needed. With stride 2 a tile has only its first output,
+// which depends on rows and columns 0 to 2 of the entries. In the input's gradient (`back`), every
+// other pixel is a zero between those of dy, and so are row and column 0 of the entries.
 template <typename Run>
 void for_each_entry(int64_t stride, bool back, const Run& run) {
   const int64_t begin = back ? stride - 1 : 0, end = begin + 5 - stride;
@@ -268,8 +269,8 @@ void for_each_entry(int64_t stride, bool back, const Run& run) {
 // ---- The products
 
 // One entry of `count` tiles by `vectors` of channels, which stays in registers while the input's
-// channels pass by. Unrolled: where two threads share a core, the FMAs wait for the other
-// instructions.
+// channels pass by. Unrolled: on a core that is shared by two threads, the instructions of the loop
+// delay the FMAs.
 template <int count, int vectors>
 INLINE void multiply_block(const float* input, const float* kernel, int64_t row, int64_t depth,
                            float* output, int64_t output_row) {
@@ -310,9 +311,9 @@ void multiply(Tiles& tiles, int64_t e, const float* kernel) {
 template <typename Emit>
 void convolve(Buffer& x, Tiles& tiles, const float* kernel, int64_t stride, bool back,
               float* sums, const Emit emit) {
-  const bool whole = back || stride == 1;
+  const bool halved = !back && stride == 2;
   const int64_t h = tiles.h, w = tiles.w, c = tiles.outputs.depth, entry = tiles.outputs.line();
-  const int64_t row = whole ? w * c : (w + 1) / 2 * c;
+  const int64_t row = (halved ? (w + 1) / 2 : w) * c;
   tiles.for_each([&] {
     tiles.transform_all<kPixels, 4>(x, tiles.inputs);
     for_each_entry(stride, back, [&](int64_t e) { multiply(tiles, e, kernel); });
@@ -324,14 +325,11 @@ void convolve(Buffer& x, Tiles& tiles, const float* kernel, int64_t stride, bool
         UNROLL for (int e = 0; e < 16; ++e) m[e / 4][e % 4] = load(from + e * entry);
         transform<kOutputs>(m, y);
         const int64_t r = tiles.rows[t], i = tiles.columns[t];
-        if (!whole) {
-          emit(r / 2 * row + i / 2 * c + o, o, y[0][0], totals);
-          continue;
-        }
-        const int64_t at = r * row + i * c + o;
+        const int64_t at = (r >> halved) * row + (i >> halved) * c + o;
         UNROLL for (int p = 0; p < 2; ++p)
           UNROLL for (int q = 0; q < 2; ++q)
-            if (r + p < h && i + q < w) emit(at + p * row + q * c, o, y[p][q], totals);
+            if (r + p < h && i + q < w && !(halved && p + q))
+              emit(at + p * row + q * c, o, y[p][q], totals);
       }
       vector_at(sums + o) += totals[0], vector_at(sums + c + o) += totals[1];
     }
@@ -476,7 +474,8 @@ ffi::Error Backward(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Remainin
   T* const dx = call.out<T>(from.size());
   float* const daffine = call.out<float>(2 * from.c);
   T* const dshortcut = call.out<T>(from.size());
-  const bool paired = !joined == !djoined && !scale == !daffine && (joined || !dshortcut);
+  const bool paired = !joined == !djoined && !scale == !daffine && (joined || !dshortcut) &&
+                      (scale || !dx);
   if (!call.complete() || !dkernel || !paired || (scale && from.c == 3)) return unexpected();
 
   const float* const dsquare = dsum + to.c;

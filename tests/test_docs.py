@@ -240,8 +240,9 @@ def test_what_is_said_of_the_native_kernels_follows_the_results():
         over_xla.append(ours["whole"] / rates["xla"]["whole"])
         over_torch.append(ours["whole"] / best_of_torch(rates))
     text = " ".join((ROOT / "README.md").read_text().split())
-    assert "{:.1f} to {:.1f} times as fast with them".format(*over_xla) in text
-    assert f"at least {min(over_torch):.1f} times as fast as PyTorch" in text
+    for ratios, words in ((over_xla, "with them"), (over_torch, "as PyTorch")):
+        said = " to ".join(sorted({f"{ratio:.1f}" for ratio in ratios}))
+        assert f"{said} times as fast {words}" in text
 
 
 def test_the_test_accuracy_swings_as_the_model_card_says():

@@ -26,6 +26,9 @@ SHAPES = [
     (17, 8, 8, 64, 64, 1),
     (2, 9, 7, 48, 16, 1),
     (3, 7, 10, 16, 48, 2),
+    (2, 13, 11, 16, 16, 1),
+    (2, 1, 2, 16, 16, 1),
+    (2, 2, 1, 16, 16, 2),
 ]
 
 
@@ -162,7 +165,7 @@ def test_without_jit(block):
 
 @pytest.mark.parametrize("platforms", [None, ("cpu", "cuda")])
 def test_an_exported_program_is_the_definition(block, platforms):
-    """A value and its gradients, for any number of images. Where it is not exported, it is not."""
+    """A value and its gradients, for any number of images. Compiled as usual, it is native."""
     given, kernel = block
 
     def program(unit, *args):
@@ -249,6 +252,15 @@ def test_wrong_native_calls_are_errors(block, function, count, stride):
         jax.block_until_ready(call(*args[:count], stride=np.int64(stride)))
 
 
+def test_a_native_gradient_of_images_is_an_error(block):
+    """Without an affine there is only the gradient of the kernel."""
+    x, kernel = block[0].x, block[1]
+    results = [jax.ShapeDtypeStruct(a.shape, jnp.float32) for a in (kernel, x)]
+    call = jax.ffi.ffi_call(native.target("backward_float32"), results)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="unexpected types or shapes"):
+        jax.block_until_ready(call(x, kernel, x, x, block[0].affine, stride=np.int64(1)))
+
+
 ON_ONE_CORE = """
 import os
 os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])
@@ -280,9 +292,10 @@ def test_the_blocks_for_avx512(monkeypatch):
     flags, compiler = ["-O0", "-DLANES=16"], native.find_compiler(os.environ)
     monkeypatch.setattr(native, "registered", [])
     native.register(native.library(compiler, flags, os.environ), "avx512_blocks_")
-    for shape in SHAPES[4:]:
+    for shape in SHAPES[4:7]:
         check_against_definition(shape, affine=True, shortcut=True)
-    check_against_definition((2, 6, 9, 3, 32, 2), keep=False)
+    for stride in (1, 2):
+        check_against_definition((2, 6, 9, 3, 32, stride), keep=False)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -291,3 +304,10 @@ def test_nan_stays_nan(dtype):
     given, kernel = arguments((1, 4, 4, 16, 16, 1), affine=True, dtype=dtype)
     result = norm_conv(given._replace(affine=given.affine * jnp.nan), kernel)
     assert all(jnp.isnan(leaf).all() for leaf in (result.y, result.moments))
+
+
+def test_nan_reaches_the_outputs_of_its_neighbors_only():
+    given, kernel = arguments((1, 9, 9, 16, 16, 1), affine=True)
+    given = given._replace(x=given.x.at[0, 4, 3, 5].set(jnp.nan))
+    got, expected = (jnp.isnan(unit(given, kernel).y) for unit in (norm_conv, definition))
+    np.testing.assert_array_equal(got, expected)
