@@ -82,7 +82,7 @@ def native_section() -> list[str]:
     paths = sorted((ROOT / "results/native_cpu").glob("*_*_*.json"))
     peak = load("native_cpu/fma_peak")
     said = (
-        f"{peak['threads']} threads of FMAs reach {peak['gflops']:.0f} GFLOP/s. \"Of the peak\" is "
+        f'{peak["threads"]} threads of FMAs reach {peak["gflops"]:.0f} GFLOP/s. "Of the peak" is '
         "the arithmetic of direct convolutions over that. Winograd's takes less."
     )
     files = origin([f"native_cpu/{path.stem}" for path in paths], "native_cpu")
