@@ -1,6 +1,7 @@
 """The table of the native kernels of a CPU, beside XLA's and PyTorch, from results/native_cpu."""
 
 from collections.abc import Callable
+from statistics import median
 
 from resnet_cifar.report.pages import markdown_table
 
@@ -20,8 +21,10 @@ HEADING = [
 ]  # fmt: skip
 
 
-def native_rates(load: Callable[[str], dict], run: tuple[int, int, str]) -> dict[str, dict]:
-    """Return the row of each program that was timed, by its name.
+def native_rates(
+    load: Callable[[str], dict], run: tuple[int, int, str]
+) -> dict[str, dict[str, float]]:
+    """Return the speeds of each program that was timed: medians over the rounds.
 
     Args:
       load: returns a file of results by its name, an empty one if there is none.
@@ -29,18 +32,23 @@ def native_rates(load: Callable[[str], dict], run: tuple[int, int, str]) -> dict
     """
     names = {program: "_".join(map(str, [program, *run])) for program in PROGRAMS}
     results = {program: load(f"native_cpu/{name}") for program, name in names.items()}
-    return {program: result["rows"][0] for program, result in results.items() if result}
+    return {program: medians(result["rows"]) for program, result in results.items() if result}
 
 
-def best_of_torch(rates: dict[str, dict]) -> float:
+def medians(rows: list[dict]) -> dict[str, float]:
+    """Return the median speed of each mode of a program, and its TFLOP/s if known."""
+    names = [*rows[0]["seconds"], *(["tflops"] if "tflops" in rows[0] else [])]
+    return {name: median(row[name] for row in rows) for name in names}
+
+
+def best_of_torch(rates: dict[str, dict[str, float]]) -> float:
     """Return the speed of the fastest of PyTorch's programs, eager or compiled."""
     return max(speed_of_torch(rates, program) for program in ("eager", "compiled"))
 
 
-def speed_of_torch(rates: dict[str, dict], program: str) -> float:
+def speed_of_torch(rates: dict[str, dict[str, float]], program: str) -> float:
     """Return the speed of its fastest mode, 0 if it was not timed."""
-    row = rates.get(program, {"seconds": {}})
-    return max((row[mode] for mode in row["seconds"]), default=0.0)
+    return max(rates.get(program, {}).values(), default=0.0)
 
 
 def native_table(load: Callable[[str], dict]) -> list[str]:
