@@ -28,7 +28,8 @@ def fault_row(fault: str, row: dict[str, Any]) -> list[str]:
     lost = f"{epochs} epoch{'s' * (epochs > 1)}" if epochs else "nothing"
     seconds = f"{row['seconds_to_exit']:.1f}" if "seconds_to_exit" in row else ""
     if "largest_difference" in row:
-        fault += f": parameters differ by {row['largest_difference']:.0e} at most"
+        difference = row["largest_difference"]
+        fault += f": parameters differ by {difference:.0e} at most" if difference else ": equal"
     return [fault, str(row["tried"]), str(row["survived"]), lost, seconds]
 
 
